@@ -1,0 +1,42 @@
+"""The exceptions LayerMerge raises on purpose: each says what was wrong and what to do."""
+
+from __future__ import annotations
+
+
+class LayerMergeError(Exception):
+    """Base class of every error that LayerMerge raises on purpose."""
+
+
+class InputError(LayerMergeError, ValueError):
+    """An argument, a file or an option is not what was expected."""
+
+
+class UnsupportedModelError(LayerMergeError):
+    """The model cannot be traced, or cannot be changed as asked."""
+
+
+class InfeasibleError(LayerMergeError):
+    """No plan meets the budget.
+
+    Attributes
+    ----------
+    least_latency_ns : int
+        Latency of the fastest plan: the least budget that can be met.
+    """
+
+    def __init__(self, message: str, least_latency_ns: int) -> None:
+        super().__init__(message)
+        self.least_latency_ns = least_latency_ns
+
+
+class VerificationError(LayerMergeError):
+    """The merged network does not compute what the rewritten network computes."""
+
+
+class MissingDependencyError(LayerMergeError, ImportError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed, and this needs it: pip install 'layermerge[{extra}]'"
+        )
