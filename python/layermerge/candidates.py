@@ -85,7 +85,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CandidateSpace:
-    """All candidates of a network, ordered by (start, end, kernel size), and how they were chosen."""
+    """All candidates of a network, ordered by (start, end, kernel size)."""
 
     network: Network
     candidates: tuple[Candidate, ...]
@@ -227,7 +227,7 @@ def _candidate(segment: Segment, layers: tuple[Layer, ...], kept: tuple[Layer, .
 
 
 def _signature(segment: Segment, layers: tuple[Layer, ...], kept: tuple[Layer, ...]) -> Signature:
-    """Compose the kept layers: extents and paddings add up, each scaled by the strides before it."""
+    """Compose the kept layers: extents and paddings add up, scaled by the strides before them."""
     jumps = dict(zip((layer.index for layer in layers), segment.jumps, strict=True))
     padding = [0, 0, 0, 0]
     extent = [1, 1]
@@ -239,9 +239,9 @@ def _signature(segment: Segment, layers: tuple[Layer, ...], kept: tuple[Layer, .
             padding[side] += layer.padding[side] * jump
     dilation = (_merged_dilation(kept, jumps, 0), _merged_dilation(kept, jumps, 1))
     stride = [1, 1]
-    for layer, jump in zip(layers, segment.jumps, strict=True):
+    for layer in layers:
         for axis in (0, 1):
-            stride[axis] = max(stride[axis], jump[axis] * layer.stride[axis])
+            stride[axis] = max(stride[axis], jumps[layer.index][axis] * layer.stride[axis])
     return Signature(
         segment.in_channels,
         segment.out_channels,

@@ -207,7 +207,7 @@ def _padding(term: AffineMap, axis: int) -> tuple[int, int]:
 
 
 def _by_group(term: AffineMap, groups: int) -> Tensor:
-    """The kernel as (groups, out / groups, in / groups, taps, taps), block-diagonal where needed."""
+    """The kernel as (groups, out / groups, in / groups, taps, taps), block-diagonal if coarser."""
     blocks = term.groups // groups
     out, per_group, *taps = term.kernel.shape
     fine = term.kernel.reshape(groups, blocks, out // term.groups, per_group, *taps)

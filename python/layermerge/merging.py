@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from layermerge.composition import (
 from layermerge.errors import VerificationError
 from layermerge.graph import Kind, Operation, check_evaluation_mode, graph_arguments, operation
 from layermerge.network import Padding
-from layermerge.regions import convolution, pair, region_between
+from layermerge.regions import batch_norm, convolution, pair, region_between
 from layermerge.rewriting import Rewriting, example_tensors, rewriting_of
 
 VERIFICATION_KEY = "layermerge_verification"
@@ -128,10 +128,10 @@ def _merge_copy(rewritten: fx.GraphModule, rewriting: Rewriting) -> fx.GraphModu
 def _merge_segment(merged: fx.GraphModule, entry: fx.Node, exit: fx.Node) -> fx.Node:
     """Replace the nodes of a segment by one convolution; return its node."""
     nodes = region_between(entry, exit)
-    name = [str(node.target) for node in nodes if operation(node).kind is Kind.LAYER][-1]
-    dtype = merged.get_submodule(name).weight.dtype
+    last = [node for node in nodes if operation(node).kind is Kind.LAYER][-1]
+    name, dtype = str(last.target), convolution(merged, last).weight.dtype
     conv, padding = _to_convolution(_affine_map(merged, entry, nodes))
-    merged.set_submodule(name, conv.to(dtype))
+    merged.set_submodule(name, conv.to(dtype=dtype))
     with merged.graph.inserting_before(nodes[0]):
         source = merged.graph.call_function(F.pad, (entry, padding)) if padding else entry
         node = merged.graph.call_module(name, (source,))
@@ -148,18 +148,21 @@ def _affine_map(merged: fx.GraphModule, entry: fx.Node, nodes: tuple[fx.Node, ..
     device = convolution(merged, conv).weight.device
     maps = {entry: identity(entry.meta["shape"][1], device)}
     for node in nodes:
-        first = maps[node.all_input_nodes[0]]
-        if node.target is F.pad:
-            maps[node] = pad(first, node.args[1])
-        elif operation(node).kind is Kind.SUM:
-            maps[node] = add(*(maps[term] for term in node.args))
-        elif operation(node).kind is Kind.LAYER:
-            maps[node] = compose(first, from_convolution(convolution(merged, node)))
-        elif operation(node).kind is Kind.NORM:
-            maps[node] = compose(first, from_batch_norm(merged.get_submodule(node.target)))
-        else:
-            maps[node] = first
+        maps[node] = _follow(merged, node, [maps[source] for source in node.all_input_nodes])
     return maps[nodes[-1]]
+
+
+def _follow(merged: fx.GraphModule, node: fx.Node, sources: list[AffineMap]) -> AffineMap:
+    kind = operation(node).kind
+    if kind is Kind.LAYER:
+        return compose(sources[0], from_convolution(convolution(merged, node)))
+    if kind is Kind.NORM:
+        return compose(sources[0], from_batch_norm(batch_norm(merged, node)))
+    if kind is Kind.SUM:
+        return add(sources[0], sources[-1])
+    if node.target is F.pad:
+        return pad(sources[0], cast(Padding, node.args[1]))
+    return sources[0]
 
 
 def _to_convolution(result: AffineMap) -> tuple[nn.Conv2d, Padding | None]:
@@ -179,7 +182,7 @@ def _to_convolution(result: AffineMap) -> tuple[nn.Conv2d, Padding | None]:
     )
     with torch.no_grad():
         conv.weight.copy_(result.kernel)
-        conv.bias.copy_(result.bias)
+        cast(Tensor, conv.bias).copy_(result.bias)
     return conv.eval(), None if is_even else result.padding
 
 
@@ -192,15 +195,15 @@ def _difference(first: fx.GraphModule, second: fx.GraphModule, rewriting: Rewrit
 def _random_arguments(network: fx.GraphModule, rewriting: Rewriting) -> tuple[Any, ...]:
     weight = next(network.parameters())
     named = example_tensors(rewriting.plan.inputs, weight.device, seed=0)
-    cast = {
+    typed = {
         name: value.to(weight.dtype) if value.is_floating_point() else value
         for name, value in named.items()
     }
-    return graph_arguments(network, cast)
+    return graph_arguments(network, typed)
 
 
 def _relative_difference(expected: Any, actual: Any) -> float:
-    """max |expected - actual| / max |expected| over all tensors; infinite if not comparable."""
+    """Largest |expected - actual| / max |expected| over all tensors; infinite if not comparable."""
     worst = 0.0
     for wanted, got in zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual), strict=True):
         if isinstance(wanted, Tensor):

@@ -41,6 +41,13 @@ def convolution(captured: fx.GraphModule, node: fx.Node) -> nn.Conv2d:
     return module
 
 
+def batch_norm(captured: fx.GraphModule, node: fx.Node) -> nn.BatchNorm2d:
+    """The batch norm module that a norm node calls."""
+    module = captured.get_submodule(str(node.target))
+    assert isinstance(module, nn.BatchNorm2d)
+    return module
+
+
 def conv_padding(conv: nn.Conv2d) -> Padding:
     """The (left, right, top, bottom) padding of a convolution, ``"same"`` and ``"valid"`` too."""
     if conv.padding == "valid":
@@ -106,9 +113,10 @@ class _Search:
         }
 
     def absorb(self, entry: fx.Node, start: int, end: int) -> dict[fx.Node, None]:
-        """Collect, in topological order, what `entry` alone determines through affine or
-        removable operations and the layers start+1..end.
-        """  # noqa: D205
+        """Collect, in topological order, what follows from `entry` alone.
+
+        That is: through affine or removable operations and the layers start+1..end.
+        """
         absorbed: dict[fx.Node, None] = {}
         frontier = [(self.order[user], user) for user in entry.users]
         heapq.heapify(frontier)

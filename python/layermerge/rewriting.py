@@ -8,7 +8,6 @@ a branch asks for; the other branches crop.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
