@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <algorithm>
 #include <optional>
@@ -15,6 +16,10 @@
 
 namespace py = pybind11;
 using namespace layermerge;
+
+using Bools = py::array_t<bool>;
+using Doubles = py::array_t<double>;
+using Ints = py::array_t<std::int32_t>;
 
 namespace {
 
@@ -83,8 +88,10 @@ Rounding parse_rounding(const std::string& rounding) {
     throw std::invalid_argument("rounding must be 'up' or 'floor', got '" + rounding + "'");
 }
 
-py::tuple binned(const Problem& problem, std::int64_t budget_ns, std::int64_t bin_ns,
-                 const std::string& rounding, std::size_t memory_limit_bytes) {
+py::typing::Tuple<Ints, double, std::int64_t> binned(const Problem& problem, std::int64_t budget_ns,
+                                                     std::int64_t bin_ns,
+                                                     const std::string& rounding,
+                                                     std::size_t memory_limit_bytes) {
     const BinnedOptions options{bin_ns, parse_rounding(rounding), memory_limit_bytes};
     const Path path = without_gil([&, interrupt = python_interrupt()] {
         return solve_binned(problem, budget_ns, options, interrupt);
@@ -92,10 +99,10 @@ py::tuple binned(const Problem& problem, std::int64_t budget_ns, std::int64_t bi
     return py::make_tuple(to_array<std::int32_t>(path.arcs), path.value, path.latency_ns);
 }
 
-py::tuple segment_kernel_sizes(const py::array& growth_h, const py::array& growth_w,
-                               const py::array& weight_l1, const py::array& irreducible,
-                               const py::array& depthwise, std::optional<std::int32_t> max_kernel_h,
-                               std::optional<std::int32_t> max_kernel_w) {
+py::typing::Tuple<Ints, Bools, Doubles, Bools> segment_kernel_sizes(
+    const py::array& growth_h, const py::array& growth_w, const py::array& weight_l1,
+    const py::array& irreducible, const py::array& depthwise,
+    std::optional<std::int32_t> max_kernel_h, std::optional<std::int32_t> max_kernel_w) {
     const SegmentLayers layers{
         column<std::int32_t>(growth_h, "growth_h"), column<std::int32_t>(growth_w, "growth_w"),
         column<double>(weight_l1, "weight_l1"), column<bool>(irreducible, "irreducible"),
@@ -107,7 +114,7 @@ py::tuple segment_kernel_sizes(const py::array& growth_h, const py::array& growt
         return kernel_sizes(layers, max_kernel, interrupt);
     });
     const auto entries = py::ssize_t(found.size());
-    py::array_t<std::int32_t> sizes({entries, py::ssize_t{2}});
+    Ints sizes({entries, py::ssize_t{2}});
     for (py::ssize_t e = 0; e < entries; ++e) {
         sizes.mutable_at(e, 0) = found.kernel_h[std::size_t(e)];
         sizes.mutable_at(e, 1) = found.kernel_w[std::size_t(e)];

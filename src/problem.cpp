@@ -54,10 +54,10 @@ std::string unreachable_message(std::span<const std::int64_t> fastest) {
     const auto gap = std::find(fastest.begin(), fastest.end(), unreached);
     const auto reached = std::find_if(fastest.rbegin(), fastest.rend(),
                                       [](std::int64_t ns) { return ns != unreached; });
-    return text("no sequence of arcs leads from position 0 to position ", fastest.size() - 1,
+    return text("no sequence of segments leads from position 0 to position ", fastest.size() - 1,
                 ": position ", gap - fastest.begin(),
                 " is the first that cannot be reached, and position ", fastest.rend() - reached - 1,
-                " the last that can. Add the arcs that are missing between them");
+                " the last that can. Add the segments that are missing between them");
 }
 
 }  // namespace

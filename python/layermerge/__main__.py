@@ -1,0 +1,7 @@
+"""`python -m layermerge`: the same as the `layermerge` command."""
+
+import sys
+
+from layermerge.cli import main
+
+sys.exit(main())

@@ -1,0 +1,53 @@
+"""
+The C++ core: arrays in, arrays out. Use it through layermerge.solver.
+"""
+from __future__ import annotations
+import numpy
+import numpy.typing
+import typing
+__all__: list[str] = ['LatencyTable', 'Problem', 'kernel_sizes', 'solve_binned']
+class Problem:
+    """
+    Validated arcs of a directed acyclic graph on positions 0..last_position.
+    """
+    def __init__(self, tail: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], head: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], latency_ns: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], value: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]) -> None:
+        """
+        Take int32 tail and head, int64 latency_ns, float64 value [arcs].
+        """
+    @property
+    def arc_count(self) -> int:
+        ...
+    @property
+    def last_position(self) -> int:
+        ...
+    @property
+    def least_latency_ns(self) -> int:
+        """
+        Latency of the fastest path.
+        """
+class LatencyTable:
+    """
+    Signature of a merged convolution -> latency.
+    """
+    def __init__(self, signature: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], latency_ns: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]) -> None:
+        """
+        Take int64 signature [rows, width] and int64 latency_ns [rows].
+        """
+    def __len__(self) -> int:
+        ...
+    def arcs(self, start: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], end: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], signature: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], value: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]) -> Problem:
+        """
+        Candidates as the arcs of a problem, one per row.
+        """
+    def lookup(self, signature: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        Latency of each row, int64 [rows].
+        """
+def kernel_sizes(growth_h: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], growth_w: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], weight_l1: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], irreducible: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], depthwise: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], *, max_kernel_h: typing.SupportsInt | typing.SupportsIndex | None = None, max_kernel_w: typing.SupportsInt | typing.SupportsIndex | None = None) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.bool], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.bool]]:
+    """
+    Return (kernel_size int32 [n, 2], is_depthwise bool [n], weight_l1 float64 [n], kept bool [n, layers]): each achievable kernel size with its best kept layers.
+    """
+def solve_binned(problem: Problem, budget_ns: typing.SupportsInt | typing.SupportsIndex, *, bin_ns: typing.SupportsInt | typing.SupportsIndex, rounding: str = 'up', memory_limit_bytes: typing.SupportsInt | typing.SupportsIndex = 2147483648) -> tuple[numpy.typing.NDArray[numpy.int32], float, int]:
+    """
+    Return (arcs int32 [n], value, latency_ns) of the best path within the budget.
+    """

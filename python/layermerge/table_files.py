@@ -1,0 +1,240 @@
+"""Tables as CSV files, in the columns of the authors' programs.
+
+LayerMerge (github.com/snu-mllab/LayerMerge): `id,st,end,ker,str,is_dw,time,stdev` and
+`id,st,end,ker,str,is_dw,conv_comb,importance`, times in milliseconds. Without `ker,str,is_dw` they
+are those of the earlier Depth method (github.com/snu-mllab/Efficient-CNN-Depth-Compression), which
+has one entry per segment and keeps all its layers. `id` is written, and not read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from layermerge.errors import InputError
+from layermerge.milliseconds import format_ms, ns_from_ms
+from layermerge.tables import Entries, ImportanceTable, LatencyTable
+
+T = TypeVar("T")
+
+_WHOLE = re.compile(r"\d{1,9}", re.ASCII)
+_PAIR = re.compile(r"\(?\s*(\d{1,9})\s*[x,]\s*(\d{1,9})\s*\)?", re.ASCII)
+_LAYERS = re.compile(r"[(\[]?\s*((\d{1,9}\s*,\s*)*(\d{1,9})?)\s*[)\]]?", re.ASCII)
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
+
+def read_latency(path: str | Path) -> LatencyTable:
+    """Read a latency table.
+
+    Milliseconds become the nearest whole nanoseconds, computed in decimal.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or has a bad value; says the line and the column.
+    """
+    file = _CsvFile(path)
+    latency_ns = file.parsed("time", ns_from_ms)
+    stdev_ns = file.parsed("stdev", _parse_spread, absent="0")
+    return LatencyTable(
+        entries=_read_entries(file),
+        latency_ns=np.array(latency_ns, dtype=np.int64),
+        stdev_ns=np.array(stdev_ns, dtype=np.int64),
+        source=str(path),
+    )
+
+
+def read_importance(path: str | Path) -> ImportanceTable:
+    """Read an importance table.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or has a bad value; says the line and the column.
+    """
+    file = _CsvFile(path)
+    importance = file.parsed("importance", _parse_finite)
+    entries = _read_entries(file)
+    return ImportanceTable(
+        entries=entries,
+        importance=np.array(importance, dtype=np.float64),
+        kept=_read_kept(file, entries),
+        source=str(path),
+    )
+
+
+def write_latency(table: LatencyTable, path: str | Path) -> None:
+    """Write a latency table; reading it gives the table again."""
+    times = [format_ms(ns) for ns in table.latency_ns.tolist()]
+    spreads = [format_ms(ns) for ns in table.stdev_ns.tolist()]
+    _write(path, table.entries, {"time": times, "stdev": spreads})
+
+
+def write_importance(table: ImportanceTable, path: str | Path) -> None:
+    """Write an importance table; reading it gives the table again."""
+    values = [repr(value) for value in table.importance.tolist()]
+    _write(path, table.entries, {"conv_comb": list(map(str, table.kept)), "importance": values})
+
+
+class _CsvFile:
+    """The columns of a CSV file as text; every complaint says where."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        rows = self._rows()
+        if not rows:
+            raise InputError(f"{path} is empty: expected a line with the names of the columns")
+        names = [name.strip() for name in rows[0][1]]
+        self._lines = [line for line, _ in rows[1:]]
+        for line, row in rows[1:]:
+            if len(row) != len(names):
+                raise InputError(
+                    f"{path}, line {line}: expected {len(names)} fields, as in the first line, "
+                    f"got {len(row)}"
+                )
+        if not self._lines:
+            raise InputError(f"{path} has no entries: only the names of the columns")
+        columns = zip(*(row for _, row in rows[1:]), strict=True)
+        self._columns = dict(zip(names, columns, strict=True))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns
+
+    def parsed(self, name: str, parse: Callable[[str], T], *, absent: str | None = None) -> list[T]:
+        """Parse each field of a column; `absent` stands for the fields of a missing column."""
+        if name not in self and absent is None:
+            raise InputError(
+                f"{self._path} has no column '{name}': its columns are {', '.join(self._columns)}"
+            )
+        values = []
+        for row, field in enumerate(self._columns.get(name, (absent or "",) * len(self._lines))):
+            try:
+                values.append(parse(field))
+            except InputError as error:
+                raise self.error(name, row, str(error)) from None
+        return values
+
+    def error(self, name: str, row: int, message: str) -> InputError:
+        return InputError(f"{self._path}, line {self._lines[row]}, column '{name}': {message}")
+
+    def _rows(self) -> list[tuple[int, list[str]]]:
+        """Rows that are not blank, with the number of the line each ends on."""
+        try:
+            text = Path(self._path).read_bytes().decode("utf-8-sig")
+            if "\0" in text:
+                raise InputError(f"{self._path} is not a CSV file: it holds binary data")
+            reader = csv.reader(io.StringIO(text, newline=""))
+            return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+        except OSError as error:
+            raise InputError(f"cannot read {self._path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self._path} is not a CSV file in UTF-8: {error}") from error
+        except csv.Error as error:
+            raise InputError(f"{self._path} is not a CSV file: {error}") from error
+
+
+def _read_entries(file: _CsvFile) -> Entries:
+    start = file.parsed("st", _parse_whole)
+    end = file.parsed("end", _parse_whole)
+    for row, (first, last) in enumerate(zip(start, end, strict=True)):
+        if last <= first:
+            raise file.error("end", row, f"must be above st = {first}, got {last}")
+    described = any(name in file for name in ("ker", "str", "is_dw"))
+    kernel_size = file.parsed("ker", _parse_pair, absent=None if described else "0")
+    stride = file.parsed("str", _parse_pair, absent="1")
+    is_depthwise = file.parsed("is_dw", _parse_truth, absent=None if described else "0")
+    return Entries(
+        start=np.array(start, dtype=np.int32),
+        end=np.array(end, dtype=np.int32),
+        kernel_size=np.array(kernel_size, dtype=np.int32),
+        stride=np.array(stride, dtype=np.int32),
+        is_depthwise=np.array(is_depthwise, dtype=np.bool_),
+    )
+
+
+def _read_kept(file: _CsvFile, entries: Entries) -> tuple[tuple[int, ...], ...]:
+    segments = list(zip(entries.start.tolist(), entries.end.tolist(), strict=True))
+    if "conv_comb" not in file and "ker" not in file:
+        return tuple(tuple(range(start + 1, end + 1)) for start, end in segments)
+    kept = file.parsed("conv_comb", _parse_layers)
+    for row, ((start, end), layers) in enumerate(zip(segments, kept, strict=True)):
+        if any(layer <= start or layer > end for layer in layers):
+            message = f"must name layers among {start + 1}..{end}, got {layers}"
+            raise file.error("conv_comb", row, message)
+    return tuple(kept)
+
+
+def _parse_whole(text: str) -> int:
+    if not _WHOLE.fullmatch(text.strip()):
+        raise InputError(f"must be a whole number >= 0, got '{text}'")
+    return int(text)
+
+
+def _parse_pair(text: str) -> tuple[int, int]:
+    """Parse one number for both axes, or height and width: `3`, `3x5`, `(3, 5)`."""
+    pair = _PAIR.fullmatch(text.strip())
+    if pair:
+        return int(pair[1]), int(pair[2])
+    if not _WHOLE.fullmatch(text.strip()):
+        raise InputError(f"must be a number, or two such as '3x5', got '{text}'")
+    return int(text), int(text)
+
+
+def _parse_truth(text: str) -> bool:
+    if text.strip().lower() not in _TRUTH:
+        raise InputError(f"must be True or False, got '{text}'")
+    return _TRUTH[text.strip().lower()]
+
+
+def _parse_layers(text: str) -> tuple[int, ...]:
+    """Parse layers such as `(1, 2)`; they are sorted."""
+    layers = _LAYERS.fullmatch(text.strip())
+    if not layers:
+        raise InputError(f"must be layers such as '(1, 2)', got '{text}'")
+    numbers = tuple(sorted(int(number) for number in re.findall(r"\d+", layers[1])))
+    if len(set(numbers)) != len(numbers):
+        raise InputError(f"must name each layer once, got '{text}'")
+    return numbers
+
+
+def _parse_finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise InputError(f"must be a number, got '{text}'") from None
+    if not isfinite(number):
+        raise InputError(f"must be finite, got '{text}'")
+    return number
+
+
+def _parse_spread(text: str) -> int:
+    """Parse a spread; one that is not known (one measurement has none) is 0."""
+    return 0 if text.strip().lower() in ("", "nan") else ns_from_ms(text)
+
+
+def _write(path: str | Path, entries: Entries, columns: dict[str, Sequence[str]]) -> None:
+    with Path(path).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "st", "end", "ker", "str", "is_dw", *columns])
+        described = zip(
+            entries.start.tolist(),
+            entries.end.tolist(),
+            map(_written_pair, entries.kernel_size.tolist()),
+            map(_written_pair, entries.stride.tolist()),
+            entries.is_depthwise.tolist(),
+            *columns.values(),
+            strict=True,
+        )
+        writer.writerows((row, *fields) for row, fields in enumerate(described))
+
+
+def _written_pair(pair: Sequence[int]) -> str:
+    height, width = pair
+    return str(height) if height == width else f"{height}x{width}"

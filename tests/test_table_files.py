@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from layermerge.errors import InputError
+from layermerge.table_files import read_importance, read_latency, write_importance, write_latency
+
+REFERENCE = Path(__file__).parent / "data" / "reference"
+
+LATENCY = "id,st,end,ker,str,is_dw,time,stdev\n0,0,1,3,1,True,0.998792,0.0\n"
+IMPORTANCE = 'id,st,end,ker,str,is_dw,conv_comb,importance\n0,0,2,3,1,False,"(1, 2)",0.99\n'
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(content):
+        path = tmp_path / "table.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return written
+
+
+def test_latencies_are_exact_nanoseconds():
+    table = read_latency(REFERENCE / "resnet34.s1.time.csv")
+    lines = (REFERENCE / "resnet34.s1.time.csv").read_text().splitlines()[1:]
+    assert len(table.entries) == 150
+    assert table.latency_ns.tolist() == [Decimal(line.split(",")[6]) * 10**6 for line in lines]
+
+
+def test_entries_are_read_by_name(write):
+    table = read_latency(write('time,end,st,is_dw,ker\n1,7,3,False,3x5\n2,7,3,1,"(3, 5)"\n'))
+    assert list(table.entries.keys()) == [(3, 7, 3, 5, False), (3, 7, 3, 5, True)]
+
+
+def test_kept_layers_are_parsed_never_evaluated(write):
+    assert read_importance(write(IMPORTANCE)).kept == ((1, 2),)
+    hostile = IMPORTANCE.replace("(1, 2)", "__import__('os').getcwd()")
+    with pytest.raises(InputError, match="must be layers such as"):
+        read_importance(write(hostile))
+
+
+@pytest.mark.parametrize("layers", ["1, 2", "(1, 2,)", "[2, 1]"])
+def test_kept_layers_may_be_written_in_several_ways(write, layers):
+    assert read_importance(write(IMPORTANCE.replace("(1, 2)", layers))).kept == ((1, 2),)
+
+
+def test_no_kept_layer_is_an_empty_tuple(write):
+    assert read_importance(write(IMPORTANCE.replace("(1, 2)", "()"))).kept == ((),)
+
+
+@pytest.mark.parametrize("name", ["mbv2_1.0", "mbv2_1.4", "vgg19_no_trt"])
+def test_tables_of_the_depth_method_are_read(name):
+    table = read_latency(REFERENCE / f"depth_{name}_rtx2080ti.time.csv")
+    assert (table.latency_ns > 0).all()
+    assert not table.entries.kernel_size.any()
+
+
+def test_importances_of_the_depth_method_keep_all_layers(write):
+    assert read_importance(write("id,st,end,importance\n0,2,4,0.9\n")).kept == ((3, 4),)
+
+
+@pytest.mark.parametrize("name", ["resnet34.s1", "mobilenetv2.s1"])
+def test_tables_survive_being_written(name, tmp_path):
+    latency = read_latency(REFERENCE / f"{name}.time.csv")
+    importance = read_importance(REFERENCE / f"{name}.importance.csv")
+    write_latency(latency, tmp_path / "t.csv")
+    write_importance(importance, tmp_path / "i.csv")
+    latency_again, importance_again = (
+        read_latency(tmp_path / "t.csv"),
+        read_importance(tmp_path / "i.csv"),
+    )
+    assert list(latency_again.entries.keys()) == list(latency.entries.keys())
+    assert latency_again.entries.stride.tolist() == latency.entries.stride.tolist()
+    assert latency_again.latency_ns.tolist() == latency.latency_ns.tolist()
+    assert importance_again.importance.tolist() == importance.importance.tolist()
+    assert importance_again.kept == importance.kept
+
+
+def test_byte_order_mark_windows_line_ends_and_blank_lines_are_tolerated(write):
+    content = b"\xef\xbb\xbf" + LATENCY.replace("\n", "\r\n").encode() + b"\r\n"
+    assert read_latency(write(content)).latency_ns.tolist() == [998_792]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("time", "tiem", "has no column 'time': its columns are id, st, end"),
+        ("is_dw", "dw", "has no column 'is_dw'"),
+        ("0.998792", "nan", "line 2, column 'time': must be a number of milliseconds, got 'nan'"),
+        ("0.998792", "-1", "line 2, column 'time': must be >= 0 milliseconds, got -1"),
+        ("0.998792", "", "line 2, column 'time': must be a number of milliseconds, got ''"),
+        ("0,0,1", "0,0.5,1", "line 2, column 'st': must be a whole number >= 0, got '0.5'"),
+        ("0,0,1", "0,0,0", "line 2, column 'end': must be above st = 0, got 0"),
+        (",3,1", ",3x,1", "line 2, column 'ker': must be a number, or two such as '3x5'"),
+        ("True", "yes", "line 2, column 'is_dw': must be True or False, got 'yes'"),
+        (",0.0\n", "\n", "line 2: expected 8 fields, as in the first line, got 7"),
+    ],
+)
+def test_errors_name_line_and_column(write, old, new, message):
+    path = write(LATENCY.replace(old, new))
+    with pytest.raises(InputError) as caught:
+        read_latency(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("(1, 2)", "(1, 3)", "column 'conv_comb': must name layers among 1..2, got (1, 3)"),
+        ("(1, 2)", "(1, 1)", "column 'conv_comb': must name each layer once, got '(1, 1)'"),
+        ("0.99", "inf", "column 'importance': must be finite, got 'inf'"),
+        ("0.99", "good", "column 'importance': must be a number, got 'good'"),
+        ("conv_comb", "convs", "has no column 'conv_comb'"),
+    ],
+)
+def test_errors_of_importances_name_the_column(write, old, new, message):
+    with pytest.raises(InputError) as caught:
+        read_importance(write(IMPORTANCE.replace(old, new)))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("st,end,time\n", "has no entries"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "is not a CSV file"),
+        ("st,end\0,time\n", "holds binary data"),
+        ("x" * 200_000, "is not a CSV file: field larger than field limit"),
+    ],
+)
+def test_what_is_no_table_is_refused(write, content, message):
+    with pytest.raises(InputError, match=message):
+        read_latency(write(content))
+
+
+def test_a_directory_and_a_missing_file_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*: Is a directory"):
+        read_latency(tmp_path)
+    with pytest.raises(InputError, match=r"cannot read .*: No such file or directory"):
+        read_importance(tmp_path / "none.csv")
+
+
+def test_a_spread_that_is_not_known_is_zero(write):
+    table = read_latency(write(LATENCY.replace(",0.0\n", ",nan\n")))
+    assert table.stdev_ns.tolist() == [0]
+    assert table.stdev_ns.dtype == np.int64
