@@ -40,8 +40,12 @@ class Signature:
         left, right, top, bottom = self.padding
         height, width = self.input_size
         return (
-            _output_length(height + top + bottom, self.kernel_size[0], self.stride[0], self.dilation[0]),
-            _output_length(width + left + right, self.kernel_size[1], self.stride[1], self.dilation[1]),
+            _output_length(
+                height + top + bottom, self.kernel_size[0], self.stride[0], self.dilation[0]
+            ),
+            _output_length(
+                width + left + right, self.kernel_size[1], self.stride[1], self.dilation[1]
+            ),
         )
 
     @property
@@ -81,7 +85,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CandidateSpace:
-    """All candidates of a network, ordered by (start, end, kernel size), and how they were chosen."""
+    """All candidates of a network, ordered by (start, end, kernel size)."""
 
     network: Network
     candidates: tuple[Candidate, ...]
@@ -162,7 +166,9 @@ def _check(
             raise InputError(f"frozen names layer {layer}; layers are 1..{network.num_layers}")
     for position in breaks:
         if not 0 <= position <= network.num_layers:
-            raise InputError(f"breaks names position {position}; positions are 0..{network.num_layers}")
+            raise InputError(
+                f"breaks names position {position}; positions are 0..{network.num_layers}"
+            )
 
 
 def _is_allowed(segment: Segment, frozen: Collection[int], breaks: Collection[int]) -> bool:
@@ -210,9 +216,7 @@ def _candidates_of(
         yield _candidate(segment, layers, kept)
 
 
-def _candidate(
-    segment: Segment, layers: tuple[Layer, ...], kept: tuple[Layer, ...]
-) -> Candidate:
+def _candidate(segment: Segment, layers: tuple[Layer, ...], kept: tuple[Layer, ...]) -> Candidate:
     signature = _signature(segment, layers, kept)
     kernel_size = (
         signature.dilation[0] * (signature.kernel_size[0] - 1) + 1,
@@ -222,10 +226,8 @@ def _candidate(
     return Candidate(segment.start, segment.end, kernel_size, indices, signature)
 
 
-def _signature(
-    segment: Segment, layers: tuple[Layer, ...], kept: tuple[Layer, ...]
-) -> Signature:
-    """Compose the kept layers: extents and paddings add up, each scaled by the strides before it."""
+def _signature(segment: Segment, layers: tuple[Layer, ...], kept: tuple[Layer, ...]) -> Signature:
+    """Compose the kept layers: extents and paddings add up, scaled by the strides before them."""
     jumps = dict(zip((layer.index for layer in layers), segment.jumps, strict=True))
     padding = [0, 0, 0, 0]
     extent = [1, 1]
@@ -237,9 +239,9 @@ def _signature(
             padding[side] += layer.padding[side] * jump
     dilation = (_merged_dilation(kept, jumps, 0), _merged_dilation(kept, jumps, 1))
     stride = [1, 1]
-    for layer, jump in zip(layers, segment.jumps, strict=True):
+    for layer in layers:
         for axis in (0, 1):
-            stride[axis] = max(stride[axis], jump[axis] * layer.stride[axis])
+            stride[axis] = max(stride[axis], jumps[layer.index][axis] * layer.stride[axis])
     return Signature(
         segment.in_channels,
         segment.out_channels,

@@ -17,7 +17,7 @@ Size = tuple[int, int]
 """Height and width, in pixels or taps."""
 
 Padding = tuple[int, int, int, int]
-"""Pixels added at the (left, right, top, bottom) of a map; the order of `torch.nn.functional.pad`."""
+"""Pixels added at the (left, right, top, bottom), in the order of `torch.nn.functional.pad`."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from layermerge.candidates import Candidate
 from layermerge.errors import InputError
 from layermerge.network import InputSpec, Network, Size
+
+if TYPE_CHECKING:
+    from layermerge.candidates import Candidate
 
 SCHEMA = "layermerge-plan"
 SCHEMA_VERSION = 1
@@ -113,9 +115,7 @@ def replace_segment(network: Network, candidate: Candidate) -> Plan:
         for segment in original_plan(network).segments
         if segment.end <= candidate.start or segment.start >= candidate.end
     ]
-    changed = PlannedSegment(
-        candidate.start, candidate.end, candidate.kernel_size, candidate.kept
-    )
+    changed = PlannedSegment(candidate.start, candidate.end, candidate.kernel_size, candidate.kept)
     segments = sorted([*outside, changed], key=lambda segment: segment.start)
     return Plan(network.fingerprint, network.num_layers, network.inputs, tuple(segments))
 
@@ -133,7 +133,7 @@ def load_plan(path: str | Path) -> Plan:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} cannot be read as a plan: {error}") from error
     if not isinstance(document, dict) or document.pop("schema", None) != SCHEMA:
-        raise InputError(f"{path} is not a LayerMerge plan: it has no \"schema\": \"{SCHEMA}\"")
+        raise InputError(f'{path} is not a LayerMerge plan: it has no "schema": "{SCHEMA}"')
     version = document.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise InputError(

@@ -1,0 +1,185 @@
+// The border: array checks, exceptions, release of the GIL, interrupts. Nothing else.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+
+#include "binned.hpp"
+#include "kernel_sizes.hpp"
+#include "latency_table.hpp"
+#include "problem.hpp"
+#include "text.hpp"
+
+namespace py = pybind11;
+using namespace layermerge;
+
+namespace {
+
+// An array's elements without a copy; anything but the right kind of array is refused.
+template <class T>
+std::span<const T> elements(const py::array& array, py::ssize_t dimensions, const char* name) {
+    const py::dtype wanted = py::dtype::of<T>();
+    if (!array.dtype().equal(wanted))
+        throw std::invalid_argument(text(name, " must be an array of ",
+                                         std::string(py::str(py::object(wanted))), ", got ",
+                                         std::string(py::str(py::object(array.dtype())))));
+    if (array.ndim() != dimensions)
+        throw std::invalid_argument(
+            text(name, " must have ", dimensions, " dimension(s), got ", array.ndim()));
+    if (!(array.flags() & py::array::c_style))
+        throw std::invalid_argument(
+            text(name, " must be contiguous: pass numpy.ascontiguousarray(", name, ")"));
+    return {static_cast<const T*>(array.data()), std::size_t(array.size())};
+}
+
+template <class T>
+std::span<const T> column(const py::array& array, const char* name) {
+    return elements<T>(array, 1, name);
+}
+
+Signatures signature_rows(const py::array& array) {
+    const std::span<const std::int64_t> values = elements<std::int64_t>(array, 2, "signature");
+    return {values, std::size_t(array.shape(1))};
+}
+
+template <class T, class Stored>
+py::array_t<T> to_array(const std::vector<Stored>& values) {
+    py::array_t<T> array(py::ssize_t(values.size()));
+    std::copy(values.begin(), values.end(), array.mutable_data());
+    return array;
+}
+
+// Python runs signal handlers in its main thread only: other threads have nothing to ask.
+Interrupt python_interrupt() {
+    const py::object threading = py::module_::import("threading");
+    if (!threading.attr("current_thread")().is(threading.attr("main_thread")())) return {};
+    return Interrupt([] {
+        const py::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    });
+}
+
+template <class Function>
+auto without_gil(Function function) {
+    const py::gil_scoped_release release;
+    return function();
+}
+
+Problem make_problem(const py::array& tail, const py::array& head, const py::array& latency_ns,
+                     const py::array& value) {
+    const auto tails = column<std::int32_t>(tail, "tail");
+    const auto heads = column<std::int32_t>(head, "head");
+    const auto latencies = column<std::int64_t>(latency_ns, "latency_ns");
+    const auto values = column<double>(value, "value");
+    return without_gil([&] { return Problem(tails, heads, latencies, values); });
+}
+
+Rounding parse_rounding(const std::string& rounding) {
+    if (rounding == "up") return Rounding::up;
+    if (rounding == "floor") return Rounding::floor;
+    throw std::invalid_argument("rounding must be 'up' or 'floor', got '" + rounding + "'");
+}
+
+py::tuple binned(const Problem& problem, std::int64_t budget_ns, std::int64_t bin_ns,
+                 const std::string& rounding, std::size_t memory_limit_bytes) {
+    const BinnedOptions options{bin_ns, parse_rounding(rounding), memory_limit_bytes};
+    const Path path = without_gil([&, interrupt = python_interrupt()] {
+        return solve_binned(problem, budget_ns, options, interrupt);
+    });
+    return py::make_tuple(to_array<std::int32_t>(path.arcs), path.value, path.latency_ns);
+}
+
+py::tuple segment_kernel_sizes(const py::array& growth_h, const py::array& growth_w,
+                               const py::array& weight_l1, const py::array& irreducible,
+                               const py::array& depthwise, std::optional<std::int32_t> max_kernel_h,
+                               std::optional<std::int32_t> max_kernel_w) {
+    const SegmentLayers layers{
+        column<std::int32_t>(growth_h, "growth_h"), column<std::int32_t>(growth_w, "growth_w"),
+        column<double>(weight_l1, "weight_l1"), column<bool>(irreducible, "irreducible"),
+        column<bool>(depthwise, "depthwise")};
+    MaxKernel max_kernel;
+    max_kernel.h = max_kernel_h.value_or(max_kernel.h);
+    max_kernel.w = max_kernel_w.value_or(max_kernel.w);
+    const KernelSizes found = without_gil([&, interrupt = python_interrupt()] {
+        return kernel_sizes(layers, max_kernel, interrupt);
+    });
+    const auto entries = py::ssize_t(found.size());
+    py::array_t<std::int32_t> sizes({entries, py::ssize_t{2}});
+    for (py::ssize_t e = 0; e < entries; ++e) {
+        sizes.mutable_at(e, 0) = found.kernel_h[std::size_t(e)];
+        sizes.mutable_at(e, 1) = found.kernel_w[std::size_t(e)];
+    }
+    return py::make_tuple(
+        sizes, to_array<bool>(found.is_depthwise), to_array<double>(found.weight_l1),
+        to_array<bool>(found.kept).reshape({entries, py::ssize_t(layers.size())}));
+}
+
+py::array_t<std::int64_t> lookup(const LatencyTable& table, const py::array& signature) {
+    const Signatures rows = signature_rows(signature);
+    return to_array<std::int64_t>(without_gil([&] { return table.lookup(rows); }));
+}
+
+Problem table_arcs(const LatencyTable& table, const py::array& start, const py::array& end,
+                   const py::array& signature, const py::array& value) {
+    const auto starts = column<std::int32_t>(start, "start");
+    const auto ends = column<std::int32_t>(end, "end");
+    const Signatures rows = signature_rows(signature);
+    const auto values = column<double>(value, "value");
+    return without_gil([&] { return table.arcs(starts, ends, rows, values); });
+}
+
+void translate(std::exception_ptr pending) {
+    const auto error_class = [](const char* name) {
+        return py::module_::import("layermerge.errors").attr(name);
+    };
+    try {
+        if (pending) std::rethrow_exception(pending);
+    } catch (const InfeasibleError& error) {
+        const py::object type = error_class("InfeasibleError");
+        PyErr_SetObject(type.ptr(), type(error.what(), error.least_latency_ns()).ptr());
+    } catch (const std::invalid_argument& error) {
+        PyErr_SetString(error_class("InputError").ptr(), error.what());
+    }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+    m.doc() = "The C++ core: arrays in, arrays out. Use it through layermerge.solver.";
+    py::register_local_exception_translator(translate);
+
+    py::class_<Problem>(m, "Problem",
+                        "Validated arcs of a directed acyclic graph on positions 0..last_position.")
+        .def(py::init(&make_problem), py::arg("tail"), py::arg("head"), py::arg("latency_ns"),
+             py::arg("value"), "Take int32 tail and head, int64 latency_ns, float64 value [arcs].")
+        .def_property_readonly("last_position", &Problem::last_position)
+        .def_property_readonly("arc_count", &Problem::arc_count)
+        .def_property_readonly("least_latency_ns", &Problem::least_latency_ns,
+                               "Latency of the fastest path.");
+
+    py::class_<LatencyTable>(m, "LatencyTable", "Signature of a merged convolution -> latency.")
+        .def(py::init([](const py::array& signature, const py::array& latency_ns) {
+                 const Signatures rows = signature_rows(signature);
+                 return LatencyTable(rows, column<std::int64_t>(latency_ns, "latency_ns"));
+             }),
+             py::arg("signature"), py::arg("latency_ns"),
+             "Take int64 signature [rows, width] and int64 latency_ns [rows].")
+        .def("__len__", &LatencyTable::size)
+        .def("lookup", &lookup, py::arg("signature"), "Latency of each row, int64 [rows].")
+        .def("arcs", &table_arcs, py::arg("start"), py::arg("end"), py::arg("signature"),
+             py::arg("value"), "Candidates as the arcs of a problem, one per row.");
+
+    m.def("kernel_sizes", &segment_kernel_sizes, py::arg("growth_h"), py::arg("growth_w"),
+          py::arg("weight_l1"), py::arg("irreducible"), py::arg("depthwise"), py::kw_only(),
+          py::arg("max_kernel_h") = py::none(), py::arg("max_kernel_w") = py::none(),
+          "Return (kernel_size int32 [n, 2], is_depthwise bool [n], weight_l1 float64 [n], "
+          "kept bool [n, layers]): each achievable kernel size with its best kept layers.");
+
+    m.def("solve_binned", &binned, py::arg("problem"), py::arg("budget_ns"), py::kw_only(),
+          py::arg("bin_ns"), py::arg("rounding") = "up",
+          py::arg("memory_limit_bytes") = BinnedOptions{}.memory_limit_bytes,
+          "Return (arcs int32 [n], value, latency_ns) of the best path within the budget.");
+}

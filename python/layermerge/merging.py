@@ -1,0 +1,247 @@
+"""Merge a rewritten network: each segment becomes one convolution, verified against what it was."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from layermerge.composition import (
+    AffineMap,
+    add,
+    compose,
+    from_batch_norm,
+    from_convolution,
+    identity,
+    pad,
+)
+from layermerge.errors import VerificationError
+from layermerge.graph import Kind, Operation, check_evaluation_mode, graph_arguments, operation
+from layermerge.network import Padding
+from layermerge.regions import batch_norm, convolution, pair, region_between
+from layermerge.rewriting import Rewriting, example_tensors, rewriting_of
+
+VERIFICATION_KEY = "layermerge_verification"
+FLOAT64_TOLERANCE = 1e-10
+FLOAT32_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Largest difference between merged and rewritten outputs, relative to the largest output.
+
+    Attributes
+    ----------
+    float64_error : float
+        With both networks in double precision: whether the merge is exact.
+    error : float
+        In the network's own precision: what rounding adds.
+    """
+
+    float64_error: float
+    error: float
+
+
+def merge(rewritten: nn.Module) -> fx.GraphModule:
+    """Compose each segment of a rewritten network into one convolution.
+
+    Kernels are composed in float64 and then cast. The result is compared with the rewritten
+    network on random inputs, in float64 and in the network's own precision; see `verification`.
+
+    Parameters
+    ----------
+    rewritten : torch.fx.GraphModule
+        Made by `rewrite`, usually fine-tuned since; in evaluation mode. Left as it is.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        A network of plain convolutions. Each merged convolution has the name of the last layer
+        that it was made of.
+
+    Raises
+    ------
+    InputError
+        If the network was not made by `rewrite`, or has batch norm in training mode.
+    VerificationError
+        If the merged network computes something else than the rewritten one.
+    """
+    rewriting = rewriting_of(rewritten)
+    assert isinstance(rewritten, fx.GraphModule)
+    check_evaluation_mode(rewritten)
+    merged = _merge_copy(rewritten, rewriting)
+    merged.meta[VERIFICATION_KEY] = verify(rewritten, merged)
+    return merged
+
+
+def verification(merged: fx.GraphModule) -> Verification:
+    """How far a merged network is from the rewritten one."""
+    found = merged.meta[VERIFICATION_KEY]
+    assert isinstance(found, Verification)
+    return found
+
+
+def verify(rewritten: fx.GraphModule, merged: fx.GraphModule) -> Verification:
+    """Compare a merged with its rewritten network on random inputs, in two precisions.
+
+    Raises
+    ------
+    VerificationError
+        If they differ by more than rounding explains; names the first segment that does.
+    """
+    rewriting = rewriting_of(rewritten)
+    exact_rewritten = copy.deepcopy(rewritten).double()
+    exact_merged = _merge_copy(exact_rewritten, rewriting)
+    result = Verification(
+        _difference(exact_rewritten, exact_merged, rewriting),
+        _difference(rewritten, merged, rewriting),
+    )
+    if not (result.float64_error <= FLOAT64_TOLERANCE and result.error <= FLOAT32_TOLERANCE):
+        raise VerificationError(
+            f"the merged network differs from the rewritten one by {result.float64_error:.1e} in "
+            f"float64 (expected at most {FLOAT64_TOLERANCE:.0e}) and {result.error:.1e} in its own "
+            f"precision (expected at most {FLOAT32_TOLERANCE:.0e}); first at "
+            f"{_first_difference(exact_rewritten, exact_merged, rewriting)}. Please report this "
+            "model: such a plan should not have been offered"
+        )
+    return result
+
+
+def _merge_copy(rewritten: fx.GraphModule, rewriting: Rewriting) -> fx.GraphModule:
+    merged = copy.deepcopy(rewritten)
+    nodes = {node.name: node for node in merged.graph.nodes}
+    for segment in rewriting.segments:
+        exit = nodes[segment.exit]
+        nodes[segment.exit] = _merge_segment(merged, nodes[segment.entry], exit)
+    merged.delete_all_unused_submodules()
+    merged.graph.lint()
+    merged.recompile()
+    return merged
+
+
+def _merge_segment(merged: fx.GraphModule, entry: fx.Node, exit: fx.Node) -> fx.Node:
+    """Replace the nodes of a segment by one convolution; return its node."""
+    nodes = region_between(entry, exit)
+    last = [node for node in nodes if operation(node).kind is Kind.LAYER][-1]
+    name, dtype = str(last.target), convolution(merged, last).weight.dtype
+    conv, padding = _to_convolution(_affine_map(merged, entry, nodes))
+    merged.set_submodule(name, conv.to(dtype=dtype))
+    with merged.graph.inserting_before(nodes[0]):
+        source = merged.graph.call_function(F.pad, (entry, padding)) if padding else entry
+        node = merged.graph.call_module(name, (source,))
+    node.meta["operation"] = Operation(Kind.LAYER, "conv2d")
+    exit.replace_all_uses_with(node)
+    for old in reversed(nodes):
+        merged.graph.erase_node(old)
+    return node
+
+
+def _affine_map(merged: fx.GraphModule, entry: fx.Node, nodes: tuple[fx.Node, ...]) -> AffineMap:
+    """Follow the value of `entry` through a rewritten segment."""
+    conv = next(node for node in nodes if operation(node).kind is Kind.LAYER)
+    device = convolution(merged, conv).weight.device
+    maps = {entry: identity(entry.meta["shape"][1], device)}
+    for node in nodes:
+        maps[node] = _follow(merged, node, [maps[source] for source in node.all_input_nodes])
+    return maps[nodes[-1]]
+
+
+def _follow(merged: fx.GraphModule, node: fx.Node, sources: list[AffineMap]) -> AffineMap:
+    kind = operation(node).kind
+    if kind is Kind.LAYER:
+        return compose(sources[0], from_convolution(convolution(merged, node)))
+    if kind is Kind.NORM:
+        return compose(sources[0], from_batch_norm(batch_norm(merged, node)))
+    if kind is Kind.SUM:
+        return add(sources[0], sources[-1])
+    if node.target is F.pad:
+        return pad(sources[0], cast(Padding, node.args[1]))
+    return sources[0]
+
+
+def _to_convolution(result: AffineMap) -> tuple[nn.Conv2d, Padding | None]:
+    """A convolution that computes the map, and the padding it needs in front if it is uneven."""
+    left, right, top, bottom = result.padding
+    is_even = left == right >= 0 and top == bottom >= 0
+    conv = nn.Conv2d(
+        result.in_channels,
+        result.out_channels,
+        pair(tuple(result.kernel.shape[2:])),
+        result.stride,
+        (top, left) if is_even else 0,
+        result.dilation,
+        result.groups,
+        device=result.kernel.device,
+        dtype=torch.float64,
+    )
+    with torch.no_grad():
+        conv.weight.copy_(result.kernel)
+        cast(Tensor, conv.bias).copy_(result.bias)
+    return conv.eval(), None if is_even else result.padding
+
+
+def _difference(first: fx.GraphModule, second: fx.GraphModule, rewriting: Rewriting) -> float:
+    arguments = _random_arguments(first, rewriting)
+    with torch.no_grad():
+        return _relative_difference(first(*arguments), second(*arguments))
+
+
+def _random_arguments(network: fx.GraphModule, rewriting: Rewriting) -> tuple[Any, ...]:
+    weight = next(network.parameters())
+    named = example_tensors(rewriting.plan.inputs, weight.device, seed=0)
+    typed = {
+        name: value.to(weight.dtype) if value.is_floating_point() else value
+        for name, value in named.items()
+    }
+    return graph_arguments(network, typed)
+
+
+def _relative_difference(expected: Any, actual: Any) -> float:
+    """Largest |expected - actual| / max |expected| over all tensors; infinite if not comparable."""
+    worst = 0.0
+    for wanted, got in zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual), strict=True):
+        if isinstance(wanted, Tensor):
+            scale = wanted.abs().max().clamp_min(torch.finfo(wanted.dtype).tiny)
+            error = float((wanted - got).abs().max() / scale) if wanted.numel() else 0.0
+            worst = max(worst, error if math.isfinite(error) else math.inf)
+    return worst
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a network and keeps the value of every node."""
+
+    def __init__(self, network: fx.GraphModule) -> None:
+        super().__init__(network)
+        self.values: dict[str, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.values[n.name] = super().run_node(n)
+        return self.values[n.name]
+
+
+def _first_difference(
+    rewritten: fx.GraphModule, merged: fx.GraphModule, rewriting: Rewriting
+) -> str:
+    """The first segment after which the two networks part, judged by what follows its exit."""
+    arguments = _random_arguments(rewritten, rewriting)
+    before, after = _Recorder(rewritten), _Recorder(merged)
+    with torch.no_grad():
+        before.run(*arguments)
+        after.run(*arguments)
+    followers = {node.name: node for node in rewritten.graph.nodes}
+    for segment in rewriting.segments:
+        for user in followers[segment.exit].users:
+            shared = user.name in after.values
+            if (
+                shared
+                and _relative_difference(before.values[user.name], after.values[user.name])
+                > FLOAT64_TOLERANCE
+            ):
+                return f"segment {segment.planned.start}..{segment.planned.end}"
+    return "the output"

@@ -1,0 +1,260 @@
+"""Rewrite a model to a plan: a trainable network that merges exactly, parameter names kept.
+
+A rewritten segment pads once, at its entry, and convolves without padding. The border that a value
+carries in addition to its original extent is its *halo*. It follows from the exit backwards: 0
+there, s h + p in front of a convolution of stride s and padding p, and at a fork the largest that
+a branch asks for; the other branches crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from layermerge.errors import InputError, UnsupportedModelError
+from layermerge.graph import Kind, capture, operation
+from layermerge.network import InputSpec, Padding, Size
+from layermerge.plan import Plan, PlannedSegment
+from layermerge.regions import Region, conv_padding, convolution, find_regions, pair, region_between
+from layermerge.tracing import describe
+
+META_KEY = "layermerge"
+_NO_PADDING: Padding = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class RewrittenSegment:
+    """Where a planned segment is in the rewritten graph."""
+
+    planned: PlannedSegment
+    entry: str
+    exit: str
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """What `merge` needs to know of a rewritten network; kept in its ``meta``."""
+
+    plan: Plan
+    segments: tuple[RewrittenSegment, ...]
+
+
+def rewrite(model: nn.Module, plan: Plan) -> fx.GraphModule:
+    """Remove the activations and convolutions that the plan removes.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that was traced, in evaluation mode. Left as it is.
+    plan : Plan
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        A trainable network in evaluation mode. What is kept has the parameter names of `model`.
+
+    Raises
+    ------
+    InputError
+        If the plan was made for another network.
+
+    Notes
+    -----
+    A residual branch that loses all its convolutions is dropped, so that the block becomes its
+    shortcut: keeping the emptied branch would double the value.
+    """
+    captured = capture(model, example_tensors(plan.inputs, _device(model)))
+    _check_fingerprint(captured, plan)
+    regions = {(region.start, region.end): region for region in find_regions(captured)}
+    now: dict[fx.Node, fx.Node] = {}
+    places = [
+        _rewrite_segment(captured, _lookup(regions, segment), segment, now)
+        for segment in plan.segments
+    ]
+    captured.delete_all_unused_submodules()
+    captured.graph.lint()
+    captured.recompile()
+    segments = (
+        RewrittenSegment(segment, entry.name, exit.name)
+        for segment, (entry, exit) in zip(plan.segments, places, strict=True)
+    )
+    captured.meta[META_KEY] = Rewriting(plan, tuple(segments))
+    return captured
+
+
+def rewriting_of(rewritten: nn.Module) -> Rewriting:
+    """What `rewrite` recorded, or an error if the network does not come from there."""
+    found = getattr(rewritten, "meta", {}).get(META_KEY)
+    if not isinstance(found, Rewriting):
+        raise InputError(
+            f"expected a network made by layermerge.rewrite, got {type(rewritten).__name__}: "
+            "call rewrite(model, plan) first"
+        )
+    return found
+
+
+def example_tensors(
+    inputs: Iterable[InputSpec], device: torch.device, *, seed: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Make inputs of the given shapes: zeros, or normal random numbers from `seed`."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    return {spec.name: _example_tensor(spec, generator).to(device) for spec in inputs}
+
+
+def _example_tensor(spec: InputSpec, generator: torch.Generator | None) -> torch.Tensor:
+    dtype = getattr(torch, spec.dtype)
+    if generator is None or not dtype.is_floating_point:
+        return torch.zeros(spec.shape, dtype=dtype)
+    return torch.randn(spec.shape, generator=generator, dtype=torch.float32).to(dtype)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _check_fingerprint(captured: fx.GraphModule, plan: Plan) -> None:
+    network = describe(captured, plan.inputs)
+    if network.fingerprint != plan.network_fingerprint:
+        raise InputError(
+            f"the plan was made for another network: its fingerprint is "
+            f"{plan.network_fingerprint}, that of {network.name} is {network.fingerprint}. Give "
+            "the model that was traced, in the same configuration"
+        )
+
+
+def _lookup(regions: dict[tuple[int, int], Region], segment: PlannedSegment) -> Region:
+    try:
+        return regions[segment.start, segment.end]
+    except KeyError:
+        raise UnsupportedModelError(
+            f"segment {segment.start}..{segment.end} of the plan cannot merge in this network"
+        ) from None
+
+
+def _rewrite_segment(
+    captured: fx.GraphModule,
+    region: Region,
+    planned: PlannedSegment,
+    now: dict[fx.Node, fx.Node],
+) -> tuple[fx.Node, fx.Node]:
+    """Rewrite one segment; return its entry and exit. `now` says what erased nodes became."""
+    entry = now.get(region.entry, region.entry)
+    if planned.is_original:
+        return entry, region.exit
+    layers = [node for node in region.nodes if operation(node).kind is Kind.LAYER]
+    kept = {layers[index - region.start - 1] for index in planned.kept}
+    now.update(_removals(region, kept))
+    for node in reversed(region.nodes):
+        if node in now:
+            node.replace_all_uses_with(now[node])
+            captured.graph.erase_node(node)
+    exit = now.get(region.exit, region.exit)
+    _move_padding(captured, entry, region_between(entry, exit))
+    return entry, exit
+
+
+def _removals(region: Region, kept: set[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """What stands in for each node that goes.
+
+    Activations go, and so do layers that are not kept, with their norms, and the terms of
+    additions that lost all their layers: those lead back to the fork of the branches.
+    """
+    became: dict[fx.Node, fx.Node] = {}
+    lost_layer: set[fx.Node] = set()
+    upstream: dict[fx.Node, set[fx.Node]] = {}
+    for node in region.nodes:
+        sources = node.all_input_nodes
+        upstream[node] = {node}.union(*(upstream.get(source, {source}) for source in sources))
+        if operation(node).kind is Kind.SUM:
+            left = [
+                term
+                for term in sources
+                if not _is_emptied(term, sources, became, lost_layer, upstream)
+            ]
+            if len(left) < len(sources):
+                became[node] = became.get(survivor := (left or sources)[-1], survivor)
+                lost_layer.add(node)
+        elif _is_removed(node, kept):
+            became[node] = became.get(sources[0], sources[0])
+            if operation(node).kind is Kind.LAYER or sources[0] in lost_layer:
+                lost_layer.add(node)
+    return became
+
+
+def _is_removed(node: fx.Node, kept: set[fx.Node]) -> bool:
+    kind = operation(node).kind
+    if kind is Kind.NORM:
+        source = node.all_input_nodes[0]
+        return operation(source).kind is Kind.LAYER and source not in kept
+    return kind is Kind.ACTIVATION or (kind is Kind.LAYER and node not in kept)
+
+
+def _is_emptied(
+    term: fx.Node,
+    terms: list[fx.Node],
+    became: dict[fx.Node, fx.Node],
+    lost_layer: set[fx.Node],
+    upstream: dict[fx.Node, set[fx.Node]],
+) -> bool:
+    """Whether nothing is left of a term of an addition between the fork and the addition."""
+    return term in lost_layer and all(
+        became[term] in upstream.get(other, {other}) for other in terms
+    )
+
+
+def _move_padding(captured: fx.GraphModule, entry: fx.Node, nodes: tuple[fx.Node, ...]) -> None:
+    """Pad at the entry, convolve without padding, crop where a branch needs less."""
+    needs = _halo_needs(captured, nodes)
+    halo = {
+        source: _largest(need for (_, used), need in needs.items() if used is source)
+        for source in nodes[:-1]
+    }
+    for node in nodes:
+        if operation(node).kind is Kind.LAYER:
+            convolution(captured, node).padding = (0, 0)
+    for (user, source), need in needs.items():
+        border = need if source is entry else _minus(need, halo[source])
+        if border != _NO_PADDING:
+            with captured.graph.inserting_before(user):
+                padded = captured.graph.call_function(F.pad, (source, border))
+            user.replace_input_with(source, padded)
+
+
+def _halo_needs(
+    captured: fx.GraphModule, nodes: tuple[fx.Node, ...]
+) -> dict[tuple[fx.Node, fx.Node], Padding]:
+    """The halo that each node needs of each of its inputs."""
+    needs: dict[tuple[fx.Node, fx.Node], Padding] = {}
+    for node in reversed(nodes):
+        halo = _largest(needs[user, node] for user in node.users if (user, node) in needs)
+        if operation(node).kind is Kind.LAYER:
+            conv = convolution(captured, node)
+            halo = _through(halo, pair(conv.stride), conv_padding(conv))
+        for source in node.all_input_nodes:
+            needs[node, source] = halo
+    return needs
+
+
+def _through(halo: Padding, stride: Size, padding: Padding) -> Padding:
+    left, right, top, bottom = halo
+    height, width = stride
+    return (
+        left * width + padding[0],
+        right * width + padding[1],
+        top * height + padding[2],
+        bottom * height + padding[3],
+    )
+
+
+def _largest(halos: Iterable[Padding]) -> Padding:
+    left, right, top, bottom = (max(side) for side in zip(_NO_PADDING, *halos, strict=True))
+    return (left, right, top, bottom)
+
+
+def _minus(need: Padding, halo: Padding) -> Padding:
+    left, right, top, bottom = (n - h for n, h in zip(need, halo, strict=True))
+    return (left, right, top, bottom)

@@ -1,0 +1,141 @@
+#include "problem.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "text.hpp"
+
+namespace layermerge {
+namespace {
+
+constexpr std::int64_t unreached = std::numeric_limits<std::int64_t>::max();
+
+void check_arcs(std::span<const std::int32_t> tail, std::span<const std::int32_t> head,
+                std::span<const std::int64_t> latency_ns, std::span<const double> value) {
+    const std::size_t arcs = tail.size();
+    if (head.size() != arcs || latency_ns.size() != arcs || value.size() != arcs)
+        throw std::invalid_argument(
+            text("tail, head, latency_ns and value must be of one length, got ", arcs, ", ",
+                 head.size(), ", ", latency_ns.size(), " and ", value.size()));
+    if (arcs == 0) throw std::invalid_argument("there must be at least one arc, got none");
+    if (arcs > std::size_t(std::numeric_limits<std::int32_t>::max()))
+        throw std::invalid_argument(text("there may be at most 2^31 - 1 arcs, got ", arcs));
+    for (std::size_t a = 0; a < arcs; ++a) {
+        if (tail[a] < 0)
+            throw std::invalid_argument(text("tail[", a, "] must be >= 0, got ", tail[a]));
+        if (head[a] <= tail[a])
+            throw std::invalid_argument(
+                text("head[", a, "] must be > tail[", a, "] = ", tail[a], ", got ", head[a]));
+        if (head[a] > Problem::max_position)
+            throw std::invalid_argument(
+                text("head[", a, "] must be <= ", Problem::max_position, ", got ", head[a]));
+        if (latency_ns[a] < 0)
+            throw std::invalid_argument(
+                text("latency_ns[", a, "] must be >= 0, got ", latency_ns[a]));
+        if (!std::isfinite(value[a]))
+            throw std::invalid_argument(text("value[", a, "] must be finite, got ", value[a]));
+    }
+}
+
+// Indices 0..n-1 stably sorted by key, which runs from 0 to last; a counting sort.
+std::vector<std::int32_t> sorted_by(std::span<const std::int32_t> key, std::int32_t last,
+                                    std::span<const std::int32_t> order) {
+    std::vector<std::size_t> next(std::size_t(last) + 2, 0);
+    for (const std::int32_t k : key) ++next[std::size_t(k) + 1];
+    std::partial_sum(next.begin(), next.end(), next.begin());
+    std::vector<std::int32_t> sorted(order.size());
+    for (const std::int32_t a : order) sorted[next[std::size_t(key[std::size_t(a)])]++] = a;
+    return sorted;
+}
+
+std::string unreachable_message(std::span<const std::int64_t> fastest) {
+    const auto gap = std::find(fastest.begin(), fastest.end(), unreached);
+    const auto reached = std::find_if(fastest.rbegin(), fastest.rend(),
+                                      [](std::int64_t ns) { return ns != unreached; });
+    return text("no sequence of arcs leads from position 0 to position ", fastest.size() - 1,
+                ": position ", gap - fastest.begin(),
+                " is the first that cannot be reached, and position ", fastest.rend() - reached - 1,
+                " the last that can. Add the arcs that are missing between them");
+}
+
+}  // namespace
+
+Problem::Problem(std::span<const std::int32_t> tail, std::span<const std::int32_t> head,
+                 std::span<const std::int64_t> latency_ns, std::span<const double> value) {
+    check_arcs(tail, head, latency_ns, value);
+    last_position_ = *std::max_element(head.begin(), head.end());
+    sort_arcs(tail, head);
+    for (const std::int32_t a : id_) {
+        latency_ns_.push_back(latency_ns[std::size_t(a)]);
+        value_.push_back(value[std::size_t(a)]);
+    }
+    check_paths();
+}
+
+void Problem::sort_arcs(std::span<const std::int32_t> tail, std::span<const std::int32_t> head) {
+    const std::size_t arcs = tail.size();
+    std::vector<std::int32_t> by_id(arcs);
+    std::iota(by_id.begin(), by_id.end(), 0);
+    id_ = sorted_by(head, last_position_, sorted_by(tail, last_position_, by_id));
+
+    first_.assign(std::size_t(last_position_) + 2, 0);
+    for (const std::int32_t j : head) ++first_[std::size_t(j) + 1];
+    std::partial_sum(first_.begin(), first_.end(), first_.begin());
+
+    tail_.reserve(arcs);
+    latency_ns_.reserve(arcs);
+    value_.reserve(arcs);
+    for (const std::int32_t a : id_) tail_.push_back(tail[std::size_t(a)]);
+}
+
+void Problem::check_paths() {
+    const std::size_t positions = std::size_t(last_position_) + 1;
+    std::vector<std::int64_t> fastest(positions, unreached);
+    std::vector<std::int64_t> slowest(positions, 0);
+    std::vector<double> largest(positions, 0);  // sum of |value|
+    fastest[0] = 0;
+    for (std::int32_t j = 1; j <= last_position_; ++j) {
+        const IncomingArcs in = incoming(j);
+        const std::size_t to = std::size_t(j);
+        for (std::size_t a = 0; a < in.size(); ++a) {
+            const std::size_t from = std::size_t(in.tail[a]);
+            if (fastest[from] == unreached) continue;
+            // Strictly below the maximum, which stands for unreached.
+            if (in.latency_ns[a] >= unreached - slowest[from])
+                throw std::invalid_argument(
+                    text("latency_ns[", in.id[a], "] = ", in.latency_ns[a],
+                         " makes the slowest path to position ", j,
+                         " take 2^63 - 1 nanoseconds or more: are the latencies in nanoseconds?"));
+            fastest[to] = std::min(fastest[to], fastest[from] + in.latency_ns[a]);
+            slowest[to] = std::max(slowest[to], slowest[from] + in.latency_ns[a]);
+            largest[to] = std::max(largest[to], largest[from] + std::fabs(in.value[a]));
+            if (std::isinf(largest[to]))
+                throw std::invalid_argument(text("value[", in.id[a], "] = ", in.value[a],
+                                                 " makes the values of a path to position ", j,
+                                                 " sum to infinity"));
+        }
+    }
+    if (fastest.back() == unreached) throw std::invalid_argument(unreachable_message(fastest));
+    least_latency_ns_ = fastest.back();
+}
+
+IncomingArcs Problem::incoming(std::int32_t head) const {
+    const std::size_t first = first_[std::size_t(head)];
+    const std::size_t count = first_[std::size_t(head) + 1] - first;
+    return {std::span(tail_).subspan(first, count), std::span(id_).subspan(first, count),
+            std::span(latency_ns_).subspan(first, count), std::span(value_).subspan(first, count)};
+}
+
+Path Problem::path(std::span<const std::size_t> indices) const {
+    Path path;
+    for (const std::size_t index : indices) {
+        path.arcs.push_back(id_[index]);
+        path.value += value_[index];
+        path.latency_ns += latency_ns_[index];
+    }
+    return path;
+}
+
+}  // namespace layermerge

@@ -1,0 +1,87 @@
+#include <memory>
+#include <stdexcept>
+
+#include "check.hpp"
+#include "kernel_sizes.hpp"
+
+using namespace layermerge;
+
+namespace {
+
+struct Chain {
+    std::vector<std::int32_t> growth;
+    std::vector<double> norm;
+    std::vector<std::uint8_t> irreducible;
+    std::vector<std::uint8_t> depthwise;
+};
+
+KernelSizes sizes_of(const Chain& chain, MaxKernel max_kernel = {}) {
+    const std::size_t n = chain.growth.size();
+    const auto flags = std::make_unique<bool[]>(2 * n);
+    for (std::size_t l = 0; l < n; ++l) {
+        flags[l] = chain.irreducible[l] != 0;
+        flags[n + l] = chain.depthwise[l] != 0;
+    }
+    return kernel_sizes(
+        {chain.growth, chain.growth, chain.norm, {flags.get(), n}, {flags.get() + n, n}},
+        max_kernel);
+}
+
+using Bytes = std::vector<std::uint8_t>;
+using Ints = std::vector<std::int32_t>;
+
+}  // namespace
+
+TEST(each_size_keeps_the_layers_of_largest_norm) {
+    const KernelSizes found = sizes_of({{2, 2}, {1, 3}, {0, 0}, {0, 0}});
+    CHECK(found.kernel_h == Ints{3, 5});
+    CHECK(found.weight_l1 == std::vector<double>{3, 4});
+    CHECK(found.kept == Bytes{0, 1, 1, 1});
+}
+
+TEST(irreducible_layers_are_always_kept) {
+    const KernelSizes found = sizes_of({{2, 4}, {1, 9}, {1, 0}, {0, 0}});
+    CHECK(found.kernel_h == Ints{3, 7});
+    CHECK(found.kept == Bytes{1, 0, 1, 1});
+}
+
+TEST(depthwise_sets_are_entries_of_their_own) {
+    const KernelSizes found = sizes_of({{2, 2}, {1, 5}, {0, 0}, {0, 1}});
+    CHECK(found.kernel_h == Ints{3, 3, 5});
+    CHECK(found.is_depthwise == Bytes{0, 1, 0});
+    CHECK(found.kept == Bytes{1, 0, 0, 1, 1, 1});
+}
+
+TEST(ties_go_to_more_layers_then_to_the_first_layers) {
+    CHECK(sizes_of({{0, 2, 2}, {0, 1, 1}, {0, 0, 0}, {0, 0, 0}}).kept ==
+          Bytes{1, 0, 0, 1, 1, 0, 1, 1, 1});
+    // Kept {0, 1} (then depthwise) and {0, 2} (then not) are equally good: {0, 1} comes first.
+    CHECK(sizes_of({{2, 2, 2}, {5, 1, 1}, {1, 0, 0}, {0, 1, 0}}).kept ==
+          Bytes{1, 0, 0, 1, 1, 0, 1, 1, 1});
+}
+
+TEST(sums_equal_in_another_order_are_ties) {
+    // 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1 in double.
+    const KernelSizes found = sizes_of(
+        {{1, 1, 1, 1, 1, 1}, {.1, .2, .3, .3, .2, .1}, {0, 0, 0, 0, 0, 0}, {0, 0, 0, 0, 0, 0}});
+    CHECK(Bytes(found.kept.begin() + 12, found.kept.begin() + 18) == Bytes{0, 1, 1, 1, 0, 0});
+}
+
+TEST(the_largest_kernel_can_be_limited) {
+    CHECK(sizes_of({{2, 2}, {1, 3}, {0, 0}, {0, 0}}, {3, 3}).kernel_h == Ints{3});
+    CHECK(sizes_of({{2, 2}, {1, 3}, {1, 1}, {0, 0}}, {3, 3}).size() == 0);
+}
+
+TEST(errors_name_the_argument_the_index_and_the_value) {
+    using E = std::invalid_argument;
+    CHECK(MESSAGE_OF(E, sizes_of({})) == "growth_h must not be empty");
+    CHECK(MESSAGE_OF(E, sizes_of({{-1}, {1}, {0}, {0}})) == "growth_h[0] must be >= 0, got -1");
+    CHECK(MESSAGE_OF(E, sizes_of({{1}, {-1}, {0}, {0}})) ==
+          "weight_l1[0] must be finite and >= 0, got -1");
+    CHECK(MESSAGE_OF(E, sizes_of({{1}, {1}, {0}, {0}}, {3, 0})) ==
+          "max_kernel_w must be >= 1, got 0");
+}
+
+int main() {
+    return check::run();
+}
