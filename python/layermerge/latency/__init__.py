@@ -1,0 +1,1 @@
+"""Latency: the protocol, what it measures in PyTorch, and the profile that comes out."""

@@ -1,0 +1,112 @@
+"""The latency profile of a network: what every candidate and every fixed part costs (no torch)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from layermerge.candidates import Candidate, CandidateSpace, Signature
+from layermerge.errors import InputError
+from layermerge.store import Measurement
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where and how latencies were measured. Equal environments share their measurements.
+
+    Attributes
+    ----------
+    backend : str
+        What runs the network, such as ``"torch-eager"``, and its version.
+    device : str
+        ``"cpu"`` or ``"cuda"``, and the name of the processor.
+    dtype : str
+    batch : int
+        Inputs per call.
+    threads : int
+        Threads within an operation; CPU only, 0 elsewhere.
+    """
+
+    backend: str
+    device: str
+    dtype: str
+    batch: int
+    threads: int
+
+    @property
+    def fingerprint(self) -> str:
+        """The key under which a study keeps measurements."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} threads" if self.threads else ""
+        return f"{self.device}, {self.backend}, {self.dtype}, batch {self.batch}{threads}"
+
+
+@dataclass(frozen=True)
+class LatencyProfile:
+    """Latencies of a candidate space.
+
+    Attributes
+    ----------
+    space : CandidateSpace
+    environment : Environment
+    convolutions : mapping of Signature to Measurement
+        One per distinct signature, shared by the candidates that have it.
+    barriers : mapping of str to Measurement
+        The fixed parts, by graph node.
+    end_to_end : Measurement or None
+        The original network as it would be deployed, if it was given.
+    num_known : int
+        How many of all measurements came from the study.
+    """
+
+    space: CandidateSpace
+    environment: Environment
+    convolutions: Mapping[Signature, Measurement]
+    barriers: Mapping[str, Measurement]
+    end_to_end: Measurement | None = None
+    num_known: int = 0
+
+    def of(self, candidate: Candidate) -> int:
+        """Latency of a candidate, in nanoseconds."""
+        if candidate.signature not in self.convolutions:
+            raise InputError(
+                f"candidate {candidate.key} was not measured: the profile is of another candidate "
+                "space"
+            )
+        return self.convolutions[candidate.signature].median_ns
+
+    @property
+    def fixed_ns(self) -> int:
+        """Latency of the barriers, which every plan pays."""
+        return sum(measurement.median_ns for measurement in self.barriers.values())
+
+    @property
+    def original_ns(self) -> int:
+        """Predicted latency of the original network."""
+        return self.fixed_ns + sum(map(self.of, self.space.original))
+
+    @property
+    def calibration(self) -> float:
+        """Measured over predicted latency of the original network; 1 if it was not measured."""
+        if self.end_to_end is None:
+            return 1.0
+        return self.end_to_end.median_ns / self.original_ns
+
+    def replaced_ns(self, candidate: Candidate) -> int:
+        """Latency of the original layers that a candidate replaces."""
+        return sum(
+            self.of(original)
+            for original in self.space.original
+            if candidate.start < original.end <= candidate.end
+        )
+
+    def unprofitable(self) -> frozenset[Candidate]:
+        """The candidates that are no faster than the original layers they replace."""
+        return frozenset(
+            candidate
+            for candidate in self.space.candidates
+            if not candidate.is_original and self.of(candidate) >= self.replaced_ns(candidate)
+        )

@@ -1,0 +1,252 @@
+"""The study: one SQLite file that keeps every measurement and every score as it arrives.
+
+A study is in write-ahead-log mode and every result is a transaction of its own, so that a killed
+run loses at most the result that it was working on, and several processes may write at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from layermerge.errors import InputError
+
+APPLICATION_ID = 0x4C4D5247  # "LMRG", in the header of the file
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 60.0
+
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+PRAGMA application_id = {APPLICATION_ID};
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+INSERT OR IGNORE INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}');
+CREATE TABLE IF NOT EXISTS measurements (
+    environment TEXT NOT NULL, subject TEXT NOT NULL,
+    median_ns INTEGER NOT NULL, spread REAL NOT NULL, repeats INTEGER NOT NULL,
+    seconds REAL NOT NULL, created REAL NOT NULL,
+    PRIMARY KEY (environment, subject)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS scores (
+    network TEXT NOT NULL, weights TEXT NOT NULL, candidate TEXT NOT NULL, estimator TEXT NOT NULL,
+    score REAL, failure TEXT, seconds REAL NOT NULL, created REAL NOT NULL,
+    PRIMARY KEY (network, weights, candidate, estimator),
+    CHECK ((score IS NULL) != (failure IS NULL))
+) WITHOUT ROWID;
+COMMIT;
+"""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A latency.
+
+    Attributes
+    ----------
+    median_ns : int
+        Median over the repeats.
+    spread : float
+        Half-width of the 95 % confidence interval of the median, relative to the median.
+    repeats : int
+        Number of timings behind it.
+    seconds : float
+        Time spent in those timings.
+    """
+
+    median_ns: int
+    spread: float
+    repeats: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ScoreKey:
+    """What a score belongs to: fingerprints of structure, weights and estimator, and a candidate."""
+
+    network: str
+    weights: str
+    candidate: str
+    estimator: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """The outcome of one evaluation: a raw score, or the reason why there is none."""
+
+    score: float | None
+    failure: str | None
+    seconds: float
+
+
+class Study:
+    """Measurements and scores in one crash-safe file.
+
+    Parameters
+    ----------
+    path : path-like, optional
+        The file; made when it does not exist. Without it the study lives in memory and ends with
+        the process.
+
+    Raises
+    ------
+    InputError
+        If the file is not a study, is damaged, was written by a newer release, or cannot be
+        written.
+
+    Examples
+    --------
+    >>> with Study() as study:
+    ...     study.add_measurements("cpu", {"conv": Measurement(1200, 0.01, 40, 5e-5)})
+    ...     study.measurements("cpu")["conv"].median_ns
+    1200
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = ":memory:" if path is None else os.fspath(path)
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise InputError(
+                f"study {self.path}: its folder does not exist; make it, or name another file"
+            )
+        with self._explained():
+            self._connection = sqlite3.connect(
+                self.path, timeout=BUSY_SECONDS, isolation_level=None
+            )
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def measurements(self, environment: str) -> dict[str, Measurement]:
+        """All latencies of an environment, by subject."""
+        rows = self._execute(
+            "SELECT subject, median_ns, spread, repeats, seconds FROM measurements"
+            " WHERE environment = ?",
+            (environment,),
+        )
+        return {subject: Measurement(*values) for subject, *values in rows}
+
+    def add_measurements(
+        self, environment: str, measurements: dict[str, Measurement]
+    ) -> None:
+        """Keep latencies by subject, in one transaction; a newer one replaces an older one."""
+        self._insert(
+            "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                (environment, subject, m.median_ns, m.spread, m.repeats, m.seconds, time.time())
+                for subject, m in measurements.items()
+            ),
+        )
+
+    def score(self, key: ScoreKey) -> Score | None:
+        """Look up an evaluation, or None if there was none."""
+        rows = self._execute(
+            "SELECT score, failure, seconds FROM scores"
+            " WHERE network = ? AND weights = ? AND candidate = ? AND estimator = ?",
+            (key.network, key.weights, key.candidate, key.estimator),
+        )
+        return Score(*rows[0]) if rows else None
+
+    def add_score(self, key: ScoreKey, score: Score) -> None:
+        """Keep an evaluation; a newer one replaces an older one."""
+        row = (score.score, score.failure, score.seconds, time.time())
+        self._insert(
+            "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [(key.network, key.weights, key.candidate, key.estimator, *row)],
+        )
+
+    def close(self) -> None:
+        """Close the file. Nothing is lost without it."""
+        self._connection.close()
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        if self._application_id() not in (0, APPLICATION_ID) or self._is_foreign():
+            raise InputError(
+                f"study {self.path}: this SQLite file is not a LayerMerge study; name another file"
+            )
+        self._set_journal()
+        if self._application_id() == 0:
+            with self._explained():
+                self._connection.executescript(_SCHEMA)
+        self._check_version()
+        damage = self._execute("PRAGMA quick_check(1)")[0][0]
+        if damage != "ok":
+            raise InputError(f"study {self.path} is damaged: {damage}; delete it and start again")
+
+    def _application_id(self) -> int:
+        return int(self._execute("PRAGMA application_id")[0][0])
+
+    def _is_foreign(self) -> bool:
+        has_tables = bool(self._execute("SELECT 1 FROM sqlite_master LIMIT 1"))
+        return has_tables and self._application_id() == 0
+
+    def _set_journal(self) -> None:
+        self._execute("PRAGMA journal_mode = WAL")
+        self._execute("PRAGMA synchronous = FULL")
+
+    def _check_version(self) -> None:
+        rows = self._execute("SELECT value FROM meta WHERE key = 'schema_version'")
+        version = int(rows[0][0]) if rows else 0
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"study {self.path} has schema version {version}; this release reads version "
+                f"{SCHEMA_VERSION}: install the release of layermerge that wrote it, or name "
+                "another file"
+            )
+
+    def _execute(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        with self._explained():
+            return self._connection.execute(statement, values).fetchall()
+
+    def _insert(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        with self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            with self._connection:
+                self._connection.executemany(statement, rows)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say what a database error means for the user's file."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise InputError(
+                f"study {self.path} cannot be read and written: {error}; check that its folder is "
+                "writable and has space, and that no other program holds the file"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise InputError(
+                f"study {self.path} is not a study, or is damaged: {error}; delete it, or name "
+                "another file"
+            ) from error
+
+
+StudyLike = Study | str | os.PathLike[str] | None
+"""A study that the caller holds, the path of one, or None for one in memory."""
+
+
+@contextmanager
+def opened(study: StudyLike) -> Iterator[Study]:
+    """Use a study for the time of a block; one that the caller holds stays open."""
+    if isinstance(study, Study):
+        yield study
+        return
+    with Study(study) as own:
+        yield own
