@@ -132,9 +132,7 @@ class Study:
         )
         return {subject: Measurement(*values) for subject, *values in rows}
 
-    def add_measurements(
-        self, environment: str, measurements: dict[str, Measurement]
-    ) -> None:
+    def add_measurements(self, environment: str, measurements: dict[str, Measurement]) -> None:
         """Keep latencies by subject, in one transaction; a newer one replaces an older one."""
         self._insert(
             "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -82,8 +82,7 @@ def _time_on_cuda(calls: Sequence[Call]) -> list[int]:
         event.record()
     torch.cuda.synchronize()
     return [
-        round(start.elapsed_time(end) * 1e6)
-        for start, end in zip(events, events[1:], strict=False)
+        round(start.elapsed_time(end) * 1e6) for start, end in zip(events, events[1:], strict=False)
     ]
 
 

@@ -207,9 +207,7 @@ def _check_inputs(network: Network, placed: _Placed) -> int:
     return int(placed.inputs[network.inputs[0].name].shape[0])
 
 
-def _units(
-    network: Network, space: CandidateSpace, placed: _Placed, batch: int
-) -> dict[str, Call]:
+def _units(network: Network, space: CandidateSpace, placed: _Placed, batch: int) -> dict[str, Call]:
     signatures = space.signatures
     calls = convolution_calls(signatures, batch, placed.device)
     units = dict(zip(map(subject_of, signatures), calls, strict=True))
