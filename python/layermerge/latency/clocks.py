@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -75,15 +76,17 @@ def _time_on_cpu(calls: Sequence[Call]) -> list[int]:
 
 def _time_on_cuda(calls: Sequence[Call]) -> list[int]:
     """Queue the whole lap before waiting, as a network queues its layers."""
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(len(calls) + 1)]
+    events = [_event() for _ in range(len(calls) + 1)]
     events[0].record()
     for call, event in zip(calls, events[1:], strict=True):
         call()
         event.record()
     torch.cuda.synchronize()
-    return [
-        round(start.elapsed_time(end) * 1e6) for start, end in zip(events, events[1:], strict=False)
-    ]
+    return [round(start.elapsed_time(end) * 1e6) for start, end in pairwise(events)]
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def _cpu_name() -> str:
