@@ -1,4 +1,4 @@
-"""Ready data for classification: what to train on, what to estimate importance on, what to test on."""
+"""Ready data for classification: to train on, to estimate importance on, to test on."""
 
 from __future__ import annotations
 
@@ -86,9 +86,7 @@ def load_digits(*, batch_size: int = 64, noise: float = 0.4, seed: int = 0) -> D
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         order = torch.randperm(len(images))
-        train, validation, test = order.tensor_split(
-            [_NUM_TRAIN, _NUM_TRAIN + _NUM_VALIDATION]
-        )
+        train, validation, test = order.tensor_split([_NUM_TRAIN, _NUM_TRAIN + _NUM_VALIDATION])
         return Dataset(
             "digits",
             _Digits(images[train], labels[train], batch_size, noise),
@@ -122,7 +120,7 @@ def _distorted_copies(images: Tensor, labels: Tensor, noise: float) -> Batches:
 def load_image_folder(
     directory: str | Path, *, size: int = 224, batch_size: int = 64, workers: int = 2
 ) -> Dataset:
-    """Load images from ``DIR/train`` and ``DIR/val``, one folder for each class, as ImageNet is kept.
+    """Load images from ``DIR/train/CLASS`` and ``DIR/val/CLASS``, as ImageNet is kept.
 
     Half of ``val``, every second image, estimates importance; the other half is the test.
 

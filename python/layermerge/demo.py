@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layermerge.datasets import DIGITS_SIZE, Dataset, load_digits
-from layermerge.exporting import save
 from layermerge.finetuning import FinetuneSettings, finetune
 from layermerge.pipeline import Compression, Options, compress
 from layermerge.recipes import classification
@@ -122,7 +121,7 @@ def run_demo(
     threads: int | None = None,
     progress: bool = True,
 ) -> Compression:
-    """Train a network on digits, compress it, and leave the evidence in a folder.
+    """Train a network on digits and compress it; keep what takes time in a folder.
 
     What a run before has done with the same settings and seed is not done again.
 
@@ -155,7 +154,7 @@ def run_demo(
         progress=progress,
     )
     generator = torch.Generator().manual_seed(seed)
-    compression = compress(
+    return compress(
         model,
         torch.randn(settings.batch, 1, DIGITS_SIZE, DIGITS_SIZE, generator=generator),
         speedup=speedup,
@@ -175,8 +174,6 @@ def run_demo(
             progress=progress,
         ),
     )
-    save(compression.model, folder)
-    return compression
 
 
 def train_base(

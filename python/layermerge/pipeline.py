@@ -268,7 +268,9 @@ def _estimate(
 def _check_reachable(profile: LatencyProfile, budget: Budget) -> None:
     """Refuse a budget below the fastest plan before any fine-tune is spent on it."""
     equal = ImportanceScores(0.0, {c.key: 0.0 for c in profile.space.candidates}, {}, frozenset())
-    make_plan(profile, equal, budget.resolve(predict_ns(profile, profile.original_ns - profile.fixed_ns)))
+    make_plan(
+        profile, equal, budget.resolve(predict_ns(profile, profile.original_ns - profile.fixed_ns))
+    )
 
 
 def _plan_within_budget(

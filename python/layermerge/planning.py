@@ -146,8 +146,8 @@ def make_plan(
         raise InfeasibleError(
             f"no plan meets the budget of {format_ms(budget_ns)} ms: the fastest is predicted to "
             f"take {format_ms(least_ns)} ms, of which "
-            f"{format_ms(predict_ns(profile, 0))} ms are fixed parts. Allow more latency, or larger "
-            "kernels and more layers to merge",
+            f"{format_ms(predict_ns(profile, 0))} ms are fixed parts. Allow more latency, or widen "
+            "the search space (max_kernel, frozen, breaks)",
             least_ns,
         ) from None
     return _plan(profile, selection, budget_ns)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
+from pathlib import Path
 
 from layermerge.commands.options import announce_stages, at_least, positive
 
@@ -32,17 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demonstration and print its result."""
+    from layermerge.commands.outcome import show
     from layermerge.demo import FAST, FULL, run_demo
-    from layermerge.report.html import write_html
-    from layermerge.report.terminal import print_result
 
     announce_stages()
+    out = Path(arguments.out)
     compression = run_demo(
-        arguments.out,
+        out,
         speedup=arguments.speedup,
         seed=arguments.seed,
         settings=FAST if arguments.fast else FULL,
         threads=arguments.threads,
     )
-    ...
+    show(compression, out, as_json=arguments.json)
     return 0

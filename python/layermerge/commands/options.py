@@ -42,7 +42,11 @@ def add_space(parser: argparse.ArgumentParser) -> None:
         "--frozen", type=integers, default=(), metavar="L,L,...", help="layers left as they are"
     )
     group.add_argument(
-        "--breaks", type=integers, default=(), metavar="P,P,...", help="positions not to merge across"
+        "--breaks",
+        type=integers,
+        default=(),
+        metavar="P,P,...",
+        help="positions not to merge across",
     )
 
 
@@ -78,9 +82,7 @@ def at_least(least: int) -> Callable[[str], int]:
         except ValueError:
             value = least - 1
         if value < least:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not a whole number of {least} or more"
-            )
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
         return value
 
     return convert
