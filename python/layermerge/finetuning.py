@@ -191,7 +191,7 @@ class _ShuffledBatches:
 
 def _loader(data: Data, batch_size: int) -> Iterable[Batch]:
     if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
-        return _ShuffledBatches(*cast(Batch, data), batch_size)
+        return _ShuffledBatches(*data, batch_size)
     return cast(Iterable[Batch], data)
 
 
