@@ -1,0 +1,177 @@
+"""What a compression achieved, as data: written next to the artefact, read by the report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from layermerge.errors import InputError
+
+SCHEMA = "layermerge-result"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One network, measured.
+
+    Attributes
+    ----------
+    score : float
+        On the held-out data; accuracy as a fraction for classification.
+    latency_ns : int
+        Measured end to end, as deployed (batch norm folded).
+    latency_spread : float
+        Relative half-width of the 95 % confidence interval of that median.
+    predicted_ns : int
+        What the latency table says, calibration applied.
+    layers : int
+        Convolutions that run.
+    parameters : int
+    flops : int
+        Multiply-adds x 2 of the convolutions, for one input.
+    """
+
+    score: float
+    latency_ns: int
+    latency_spread: float
+    predicted_ns: int
+    layers: int
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One segment of the plan, or one barrier, with predicted latencies (uncalibrated).
+
+    Attributes
+    ----------
+    start, end : int
+        Positions; equal for a barrier.
+    names : tuple of str
+        The layers inside, or the barrier.
+    kept : tuple of str
+        Those that the merged convolution is made of.
+    description : str
+        What it computes now, such as ``"3x3, 16 -> 32, stride 2, relu6"``.
+    before_ns, after_ns : int
+        Latency of the original layers, and of what replaces them.
+    """
+
+    start: int
+    end: int
+    names: tuple[str, ...]
+    kept: tuple[str, ...]
+    description: str
+    before_ns: int
+    after_ns: int
+
+    @property
+    def is_barrier(self) -> bool:
+        """Whether this is a fixed part."""
+        return self.start == self.end
+
+
+@dataclass(frozen=True)
+class Result:
+    """A compression, from beginning to end.
+
+    Attributes
+    ----------
+    name : str
+        Of the model.
+    score_name : str
+        What `score` is, such as ``"accuracy"``.
+    environment : str
+        Device, backend, batch and threads of every latency.
+    base, compressed : Figures
+    budget_ns : int
+        Whole-network budget.
+    calibration : float
+        Measured over predicted latency of the base.
+    float64_error, merge_error : float
+        Merged against rewritten network, in float64 and in its own precision.
+    steps : tuple of Step
+        The whole network in order, barriers included.
+    num_candidates, num_signatures, num_scored, num_unprofitable, num_failed : int
+        Size of the search: entries, distinct measurements, short fine-tunes, entries left out
+        because they are no faster than what they replace, and fine-tunes that failed.
+    seconds : dict of str to float
+        Time of each stage.
+    provenance : dict
+        Versions, seeds, command.
+    """
+
+    name: str
+    score_name: str
+    environment: str
+    base: Figures
+    compressed: Figures
+    budget_ns: int
+    calibration: float
+    float64_error: float
+    merge_error: float
+    steps: tuple[Step, ...]
+    num_candidates: int
+    num_signatures: int
+    num_scored: int
+    num_unprofitable: int
+    num_failed: int
+    seconds: dict[str, float]
+    provenance: dict[str, Any]
+
+    @property
+    def speedup(self) -> float:
+        """Measured latency of the base over that of the compressed network."""
+        return self.base.latency_ns / self.compressed.latency_ns
+
+    @property
+    def is_within_budget(self) -> bool:
+        """Whether the measured latency keeps the budget."""
+        return self.compressed.latency_ns <= self.budget_ns
+
+    def save(self, path: str | Path) -> None:
+        """Write the result as JSON."""
+        document = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
+        Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def load_result(path: str | Path) -> Result:
+    """Read a result from JSON.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is no result, or was written by a newer version.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a result: {error}") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise InputError(f'{path} is not a LayerMerge result: it has no "schema": "{SCHEMA}"')
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has result schema version {document.get('schema_version')}; this release "
+            f"reads version {SCHEMA_VERSION}: install the release of layermerge that wrote it"
+        )
+    try:
+        values = {field.name: document[field.name] for field in fields(Result)}
+        return Result(
+            **{
+                **values,
+                "base": Figures(**values["base"]),
+                "compressed": Figures(**values["compressed"]),
+                "steps": tuple(map(_step, values["steps"])),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a valid result: {error}") from error
+
+
+def _step(document: dict[str, Any]) -> Step:
+    names, kept = tuple(document.pop("names")), tuple(document.pop("kept"))
+    return Step(names=names, kept=kept, **document)
