@@ -24,6 +24,11 @@ Data = Batch | Iterable[Batch]
 """Images and labels as two tensors, or batches of them (iterated anew for each epoch)."""
 
 
+def _check(name: str, value: object, is_valid: bool, expected: str) -> None:
+    if not is_valid:
+        raise InputError(f"{name} must be {expected}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class FinetuneSettings:
     """How to train.
@@ -286,8 +291,3 @@ def _optimizer(
 
 def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def _check(name: str, value: object, is_valid: bool, expected: str) -> None:
-    if not is_valid:
-        raise InputError(f"{name} must be {expected}, got {value!r}")
