@@ -230,6 +230,8 @@ class Study:
         """Say what a database error means for the user's file."""
         try:
             yield
+        except sqlite3.ProgrammingError as error:
+            raise InputError(f"study {self.path} was closed, or is of another thread") from error
         except sqlite3.OperationalError as error:
             raise InputError(
                 f"study {self.path} cannot be read and written: {error}; check that its folder is "

@@ -53,8 +53,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
 @contextmanager
 def inference(threads: int | None) -> Iterator[None]:
     """Run a block without autograd, with `threads` threads, and leave the random state alone."""
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
+    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        raise InputError(f"threads must be a whole number, at least 1; got {threads}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
