@@ -75,6 +75,7 @@ def rewrite(model: nn.Module, plan: Plan) -> fx.GraphModule:
         _rewrite_segment(captured, _lookup(regions, segment), segment, now)
         for segment in plan.segments
     ]
+    captured.graph.eliminate_dead_code()
     captured.delete_all_unused_submodules()
     captured.graph.lint()
     captured.recompile()
@@ -147,7 +148,7 @@ def _rewrite_segment(
         return entry, region.exit
     layers = [node for node in region.nodes if operation(node).kind is Kind.LAYER]
     kept = {layers[index - region.start - 1] for index in planned.kept}
-    now.update(_removals(region, kept))
+    now.update(_removals(entry, region.nodes, kept))
     for node in reversed(region.nodes):
         if node in now:
             node.replace_all_uses_with(now[node])
@@ -157,31 +158,30 @@ def _rewrite_segment(
     return entry, exit
 
 
-def _removals(region: Region, kept: set[fx.Node]) -> dict[fx.Node, fx.Node]:
+def _removals(
+    entry: fx.Node, nodes: tuple[fx.Node, ...], kept: set[fx.Node]
+) -> dict[fx.Node, fx.Node]:
     """What stands in for each node that goes.
 
     Activations go, and so do layers that are not kept, with their norms, and the terms of
     additions that lost all their layers: those lead back to the fork of the branches.
     """
     became: dict[fx.Node, fx.Node] = {}
-    lost_layer: set[fx.Node] = set()
-    upstream: dict[fx.Node, set[fx.Node]] = {}
-    for node in region.nodes:
+    upstream: dict[fx.Node, set[fx.Node]] = {entry: {entry}}
+    for node in nodes:
         sources = node.all_input_nodes
-        upstream[node] = {node}.union(*(upstream.get(source, {source}) for source in sources))
-        if operation(node).kind is Kind.SUM:
+        upstream[node] = {node}.union(*(upstream[source] for source in sources))
+        if operation(node).kind is Kind.SUM and len(sources) == 2:
             left = [
                 term
-                for term in sources
-                if not _is_emptied(term, sources, became, lost_layer, upstream)
+                for term, other in (sources, sources[::-1])
+                if not _is_emptied(upstream[term] - upstream[other], became)
             ]
-            if len(left) < len(sources):
-                became[node] = became.get(survivor := (left or sources)[-1], survivor)
-                lost_layer.add(node)
+            if len(left) < 2:
+                survivor = (left or sources)[-1]
+                became[node] = became.get(survivor, survivor)
         elif _is_removed(node, kept):
             became[node] = became.get(sources[0], sources[0])
-            if operation(node).kind is Kind.LAYER or sources[0] in lost_layer:
-                lost_layer.add(node)
     return became
 
 
@@ -193,16 +193,10 @@ def _is_removed(node: fx.Node, kept: set[fx.Node]) -> bool:
     return kind is Kind.ACTIVATION or (kind is Kind.LAYER and node not in kept)
 
 
-def _is_emptied(
-    term: fx.Node,
-    terms: list[fx.Node],
-    became: dict[fx.Node, fx.Node],
-    lost_layer: set[fx.Node],
-    upstream: dict[fx.Node, set[fx.Node]],
-) -> bool:
-    """Whether nothing is left of a term of an addition between the fork and the addition."""
-    return term in lost_layer and all(
-        became[term] in upstream.get(other, {other}) for other in terms
+def _is_emptied(branch: set[fx.Node], became: dict[fx.Node, fx.Node]) -> bool:
+    """Whether a branch, the nodes between a fork and an addition, lost all its layers."""
+    return any(operation(node).kind is Kind.LAYER for node in branch) and all(
+        node in became or operation(node).kind is Kind.IDENTITY for node in branch
     )
 
 
