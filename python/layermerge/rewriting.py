@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from layermerge.errors import InputError, UnsupportedModelError
-from layermerge.graph import Kind, capture, operation
-from layermerge.network import InputSpec, Padding, Size
+from layermerge.graph import Kind, capture, check_model, operation
+from layermerge.network import InputSpec, Network, Padding, Size
 from layermerge.plan import Plan, PlannedSegment
 from layermerge.regions import Region, conv_padding, convolution, find_regions, pair, region_between
 from layermerge.tracing import describe
@@ -60,16 +60,25 @@ def rewrite(model: nn.Module, plan: Plan) -> fx.GraphModule:
     Raises
     ------
     InputError
-        If the plan was made for another network.
+        If the plan was made for another network, or drops a layer that nothing can replace.
+    UnsupportedModelError
+        If a segment of the plan cannot merge.
 
     Notes
     -----
     A residual branch that loses all its convolutions is dropped, so that the block becomes its
     shortcut: keeping the emptied branch would double the value.
     """
+    check_model(model)
+    if not isinstance(plan, Plan):
+        raise InputError(
+            f"plan must be a layermerge Plan, got {type(plan).__name__}: solve for one, or read "
+            "one from a file with load_plan"
+        )
     captured = capture(model, example_tensors(plan.inputs, _device(model)))
-    _check_fingerprint(captured, plan)
-    regions = {(region.start, region.end): region for region in find_regions(captured)}
+    found = tuple(find_regions(captured))
+    _check_plan(plan, describe(captured, plan.inputs, found))
+    regions = {(region.start, region.end): region for region in found}
     now: dict[fx.Node, fx.Node] = {}
     places = [
         _rewrite_segment(captured, _lookup(regions, segment), segment, now)
@@ -117,14 +126,20 @@ def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _check_fingerprint(captured: fx.GraphModule, plan: Plan) -> None:
-    network = describe(captured, plan.inputs)
+def _check_plan(plan: Plan, network: Network) -> None:
     if network.fingerprint != plan.network_fingerprint:
         raise InputError(
             f"the plan was made for another network: its fingerprint is "
             f"{plan.network_fingerprint}, that of {network.name} is {network.fingerprint}. Give "
             "the model that was traced, in the same configuration"
         )
+    dropped = set(range(1, network.num_layers + 1)).difference(plan.convolutions)
+    for layer in network.layers:
+        if layer.index in dropped and layer.is_irreducible:
+            raise InputError(
+                f"the plan drops layer {layer.index} ({layer.name!r}), which changes the channels "
+                "or the size, so that the identity cannot replace it: keep it in its segment"
+            )
 
 
 def _lookup(regions: dict[tuple[int, int], Region], segment: PlannedSegment) -> Region:
