@@ -94,7 +94,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> fx.GraphModule:
     UnsupportedModelError
         If the model cannot be captured, or the capture computes something else.
     """
-    _check_model(model)
+    check_model(model)
     arguments = bind_inputs(model, example_inputs)
     _check_devices(model, arguments)
     model = copy.deepcopy(model)
@@ -195,7 +195,8 @@ def _classify_sum(node: fx.Node) -> Operation:
     return Operation(Kind.BARRIER, "add", "addition of values of different shapes, or scaled")
 
 
-def _check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module) -> None:
+    """Refuse what is no module, or a module in training mode."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     check_evaluation_mode(model)

@@ -135,7 +135,7 @@ def _merge_segment(merged: fx.GraphModule, entry: fx.Node, exit: fx.Node) -> fx.
     with merged.graph.inserting_before(nodes[0]):
         source = merged.graph.call_function(F.pad, (entry, padding)) if padding else entry
         node = merged.graph.call_module(name, (source,))
-    node.meta["operation"] = Operation(Kind.LAYER, "conv2d")
+    node.meta.update(exit.meta, operation=Operation(Kind.LAYER, "conv2d"))
     exit.replace_all_uses_with(node)
     for old in reversed(nodes):
         merged.graph.erase_node(old)

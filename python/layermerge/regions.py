@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_, or_
 
 from torch import fx, nn
 
@@ -78,11 +80,11 @@ def find_regions(captured: fx.GraphModule) -> Iterator[Region]:
     search = _Search(captured)
     for start, first in enumerate(search.layers):
         entry = first.all_input_nodes[0]
-        reachable = search.absorb(entry, start, len(search.layers))
+        reachable = search.absorb(entry, start)
         for end in range(start + 1, len(search.layers) + 1):
             if search.layers[end - 1] not in reachable:
                 break
-            nodes = search.region_nodes(entry, start, end)
+            nodes = search.region_nodes(reachable, start, end)
             if nodes:
                 yield Region(start, end, entry, nodes)
 
@@ -102,55 +104,69 @@ def region_between(entry: fx.Node, exit: fx.Node) -> tuple[fx.Node, ...]:
 
 
 class _Search:
-    """Look-ups over one captured graph that the search for regions needs again and again."""
+    """Look-ups over one captured graph that the search for regions needs again and again.
+
+    Sets of layers are bit masks: bit l stands for layer l.
+    """
 
     def __init__(self, captured: fx.GraphModule) -> None:
         self.layers = layer_nodes(captured)
         self.index = {node: place for place, node in enumerate(self.layers, start=1)}
         self.order = {node: place for place, node in enumerate(captured.graph.nodes)}
-        self.growing = {
-            node for node in self.layers if max(convolution(captured, node).kernel_size) > 1
-        }
+        self.growing = sum(
+            1 << place
+            for node, place in self.index.items()
+            if max(convolution(captured, node).kernel_size) > 1
+        )
 
-    def absorb(self, entry: fx.Node, start: int, end: int) -> dict[fx.Node, None]:
-        """Collect, in topological order, what follows from `entry` alone.
+    def absorb(self, entry: fx.Node, start: int) -> dict[fx.Node, int]:
+        """Collect, in topological order, what follows from `entry` alone, by affine operations.
 
-        That is: through affine or removable operations and the layers start+1..end.
+        Returns
+        -------
+        dict
+            For each node, the layers between it and `entry`, all of them after position `start`.
         """
-        absorbed: dict[fx.Node, None] = {}
+        absorbed: dict[fx.Node, int] = {}
         frontier = [(self.order[user], user) for user in entry.users]
         heapq.heapify(frontier)
         while frontier:
             _, node = heapq.heappop(frontier)
-            if node in absorbed or not self._is_absorbable(node, start, end):
+            sources = node.all_input_nodes
+            if node in absorbed or not all(s is entry or s in absorbed for s in sources):
                 continue
-            if all(source is entry or source in absorbed for source in node.all_input_nodes):
-                absorbed[node] = None
+            branches = [absorbed.get(source, 0) for source in sources]
+            if self._is_absorbable(node, start) and not self._grow_in_parallel(branches):
+                own = 1 << self.index[node] if node in self.index else 0
+                absorbed[node] = reduce(or_, branches, own)
                 for user in node.users:
                     heapq.heappush(frontier, (self.order[user], user))
         return absorbed
 
-    def region_nodes(self, entry: fx.Node, start: int, end: int) -> tuple[fx.Node, ...]:
-        """Return the largest closed region that `absorb` allows, or nothing."""
-        absorbed = self.absorb(entry, start, end)
-        last = self.order[self.layers[end - 1]]
-        for exit in reversed(absorbed):
-            if self.order[exit] < last:
-                break
-            inside = _ancestors(exit, absorbed)
-            nodes = tuple(node for node in absorbed if node in inside)
-            if self._is_complete(nodes, end - start) and self._is_closed(nodes, inside):
-                return nodes
+    def region_nodes(
+        self, reachable: dict[fx.Node, int], start: int, end: int
+    ) -> tuple[fx.Node, ...]:
+        """Return the largest closed region with exactly the layers start+1..end, or nothing."""
+        wanted = (2 << end) - (2 << start)
+        for exit in reversed(reachable):
+            if reachable[exit] == wanted:
+                inside = _ancestors(exit, reachable)
+                nodes = tuple(node for node in reachable if node in inside)
+                if self._is_closed(nodes, inside):
+                    return nodes
         return ()
 
-    def _is_absorbable(self, node: fx.Node, start: int, end: int) -> bool:
+    def _is_absorbable(self, node: fx.Node, start: int) -> bool:
         kind = operation(node).kind
-        return kind in _ABSORBABLE and (kind is not Kind.LAYER or start < self.index[node] <= end)
+        return kind in _ABSORBABLE and (kind is not Kind.LAYER or self.index[node] > start)
 
-    def _is_complete(self, nodes: tuple[fx.Node, ...], num_layers: int) -> bool:
-        return sum(node in self.index for node in nodes) == num_layers and not (
-            self._has_parallel_growth(nodes)
-        )
+    def _grow_in_parallel(self, branches: list[int]) -> bool:
+        """Whether an addition joins two branches that both enlarge the kernel.
+
+        The merged kernel is then a union of extents, not the sum that enumeration counts on.
+        """
+        common = reduce(and_, branches)
+        return sum(bool(branch & ~common & self.growing) for branch in branches) > 1
 
     def _is_closed(self, nodes: tuple[fx.Node, ...], inside: set[fx.Node]) -> bool:
         """Whether only the exit is used outside, and each activation has a layer downstream."""
@@ -164,20 +180,6 @@ class _Search:
             elif operation(node).kind is Kind.ACTIVATION:
                 return False
         return True
-
-    def _has_parallel_growth(self, nodes: tuple[fx.Node, ...]) -> bool:
-        """Whether an addition joins two branches that both enlarge the kernel.
-
-        The merged kernel is then a union of extents, not the sum that enumeration counts on.
-        """
-        upstream: dict[fx.Node, frozenset[fx.Node]] = {}
-        for node in nodes:
-            branches = [upstream.get(source, frozenset()) for source in node.all_input_nodes]
-            common = frozenset.intersection(*branches)
-            if sum(bool(branch - common) for branch in branches) > 1:
-                return True
-            upstream[node] = frozenset.union(*branches, {node} & self.growing)
-        return False
 
 
 def _ancestors(node: fx.Node, within: Container[fx.Node]) -> set[fx.Node]:

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from layermerge.errors import InputError, UnsupportedModelError
-from layermerge.graph import Kind, capture, operation
-from layermerge.network import InputSpec, Padding, Size
+from layermerge.graph import Kind, capture, check_model, operation
+from layermerge.network import InputSpec, Network, Padding, Size
 from layermerge.plan import Plan, PlannedSegment
 from layermerge.regions import Region, conv_padding, convolution, find_regions, pair, region_between
 from layermerge.tracing import describe
@@ -60,21 +60,31 @@ def rewrite(model: nn.Module, plan: Plan) -> fx.GraphModule:
     Raises
     ------
     InputError
-        If the plan was made for another network.
+        If the plan was made for another network, or drops a layer that nothing can replace.
+    UnsupportedModelError
+        If a segment of the plan cannot merge.
 
     Notes
     -----
     A residual branch that loses all its convolutions is dropped, so that the block becomes its
     shortcut: keeping the emptied branch would double the value.
     """
+    check_model(model)
+    if not isinstance(plan, Plan):
+        raise InputError(
+            f"plan must be a layermerge Plan, got {type(plan).__name__}: solve for one, or read "
+            "one from a file with load_plan"
+        )
     captured = capture(model, example_tensors(plan.inputs, _device(model)))
-    _check_fingerprint(captured, plan)
-    regions = {(region.start, region.end): region for region in find_regions(captured)}
+    found = tuple(find_regions(captured))
+    _check_plan(plan, describe(captured, plan.inputs, found))
+    regions = {(region.start, region.end): region for region in found}
     now: dict[fx.Node, fx.Node] = {}
     places = [
         _rewrite_segment(captured, _lookup(regions, segment), segment, now)
         for segment in plan.segments
     ]
+    captured.graph.eliminate_dead_code()
     captured.delete_all_unused_submodules()
     captured.graph.lint()
     captured.recompile()
@@ -116,14 +126,20 @@ def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _check_fingerprint(captured: fx.GraphModule, plan: Plan) -> None:
-    network = describe(captured, plan.inputs)
+def _check_plan(plan: Plan, network: Network) -> None:
     if network.fingerprint != plan.network_fingerprint:
         raise InputError(
             f"the plan was made for another network: its fingerprint is "
             f"{plan.network_fingerprint}, that of {network.name} is {network.fingerprint}. Give "
             "the model that was traced, in the same configuration"
         )
+    dropped = set(range(1, network.num_layers + 1)).difference(plan.convolutions)
+    for layer in network.layers:
+        if layer.index in dropped and layer.is_irreducible:
+            raise InputError(
+                f"the plan drops layer {layer.index} ({layer.name!r}), which changes the channels "
+                "or the size, so that the identity cannot replace it: keep it in its segment"
+            )
 
 
 def _lookup(regions: dict[tuple[int, int], Region], segment: PlannedSegment) -> Region:
@@ -147,7 +163,7 @@ def _rewrite_segment(
         return entry, region.exit
     layers = [node for node in region.nodes if operation(node).kind is Kind.LAYER]
     kept = {layers[index - region.start - 1] for index in planned.kept}
-    now.update(_removals(region, kept))
+    now.update(_removals(entry, region.nodes, kept))
     for node in reversed(region.nodes):
         if node in now:
             node.replace_all_uses_with(now[node])
@@ -157,31 +173,30 @@ def _rewrite_segment(
     return entry, exit
 
 
-def _removals(region: Region, kept: set[fx.Node]) -> dict[fx.Node, fx.Node]:
+def _removals(
+    entry: fx.Node, nodes: tuple[fx.Node, ...], kept: set[fx.Node]
+) -> dict[fx.Node, fx.Node]:
     """What stands in for each node that goes.
 
     Activations go, and so do layers that are not kept, with their norms, and the terms of
     additions that lost all their layers: those lead back to the fork of the branches.
     """
     became: dict[fx.Node, fx.Node] = {}
-    lost_layer: set[fx.Node] = set()
-    upstream: dict[fx.Node, set[fx.Node]] = {}
-    for node in region.nodes:
+    upstream: dict[fx.Node, set[fx.Node]] = {entry: {entry}}
+    for node in nodes:
         sources = node.all_input_nodes
-        upstream[node] = {node}.union(*(upstream.get(source, {source}) for source in sources))
-        if operation(node).kind is Kind.SUM:
+        upstream[node] = {node}.union(*(upstream[source] for source in sources))
+        if operation(node).kind is Kind.SUM and len(sources) == 2:
             left = [
                 term
-                for term in sources
-                if not _is_emptied(term, sources, became, lost_layer, upstream)
+                for term, other in (sources, sources[::-1])
+                if not _is_emptied(upstream[term] - upstream[other], became)
             ]
-            if len(left) < len(sources):
-                became[node] = became.get(survivor := (left or sources)[-1], survivor)
-                lost_layer.add(node)
+            if len(left) < 2:
+                survivor = (left or sources)[-1]
+                became[node] = became.get(survivor, survivor)
         elif _is_removed(node, kept):
             became[node] = became.get(sources[0], sources[0])
-            if operation(node).kind is Kind.LAYER or sources[0] in lost_layer:
-                lost_layer.add(node)
     return became
 
 
@@ -193,16 +208,10 @@ def _is_removed(node: fx.Node, kept: set[fx.Node]) -> bool:
     return kind is Kind.ACTIVATION or (kind is Kind.LAYER and node not in kept)
 
 
-def _is_emptied(
-    term: fx.Node,
-    terms: list[fx.Node],
-    became: dict[fx.Node, fx.Node],
-    lost_layer: set[fx.Node],
-    upstream: dict[fx.Node, set[fx.Node]],
-) -> bool:
-    """Whether nothing is left of a term of an addition between the fork and the addition."""
-    return term in lost_layer and all(
-        became[term] in upstream.get(other, {other}) for other in terms
+def _is_emptied(branch: set[fx.Node], became: dict[fx.Node, fx.Node]) -> bool:
+    """Whether a branch, the nodes between a fork and an addition, lost all its layers."""
+    return any(operation(node).kind is Kind.LAYER for node in branch) and all(
+        node in became or operation(node).kind is Kind.IDENTITY for node in branch
     )
 
 

@@ -56,11 +56,14 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Network:
     [(0, 1), (0, 2), (1, 2)]
     """
     captured = capture(model, example_inputs)
-    return describe(captured, input_specs(bind_inputs(model, example_inputs)))
+    inputs = input_specs(bind_inputs(model, example_inputs))
+    return describe(captured, inputs, tuple(find_regions(captured)))
 
 
-def describe(captured: fx.GraphModule, inputs: tuple[InputSpec, ...]) -> Network:
-    """Describe a captured graph as a `Network`."""
+def describe(
+    captured: fx.GraphModule, inputs: tuple[InputSpec, ...], regions: tuple[Region, ...]
+) -> Network:
+    """Describe a captured graph and its regions as a `Network`."""
     nodes = layer_nodes(captured)
     if not nodes:
         raise UnsupportedModelError(
@@ -68,7 +71,6 @@ def describe(captured: fx.GraphModule, inputs: tuple[InputSpec, ...]) -> Network
             + "".join(f"; {reason}" for reason in _conv_barriers(captured))
         )
     owner = _owners(captured, nodes)
-    regions = tuple(find_regions(captured))
     segments = tuple(_segment(captured, region, owner) for region in regions)
     singles = {segment.end: segment for segment in segments if segment.end - segment.start == 1}
     layers = tuple(
