@@ -291,7 +291,8 @@ def _plan_within_budget(
         measured = _compare(base, candidate, example_inputs, options)
         limit_ns = budget.resolve(measured[BASE].median_ns)
         compressed = measured[COMPRESSED]
-        excess = compressed.median_ns * (1 + compressed.spread) / limit_ns
+        margin = min(compressed.spread, options.target_rsd)
+        excess = compressed.median_ns * (1 + margin) / limit_ns
         _log.info("predicted %d ns, measured %d ns", plan.latency_ns, compressed.median_ns)
         if excess <= 1:
             return replace(plan, budget_ns=asked_ns)
