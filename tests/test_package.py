@@ -19,7 +19,9 @@ def run_python(*arguments):
     )
 
 
-@pytest.mark.parametrize("module", ["layermerge", "layermerge.solver", "layermerge.cli"])
+@pytest.mark.parametrize(
+    "module", ["layermerge", "layermerge.solver", "layermerge.cli", "layermerge.report"]
+)
 def test_import_loads_nothing_heavy(module):
     code = f"import sys, {module}; print(*(name for name in {HEAVY} if name in sys.modules))"
     result = run_python("-c", code)
