@@ -22,8 +22,9 @@ from layermerge.composition import (
     pad,
 )
 from layermerge.errors import VerificationError
-from layermerge.graph import Kind, Operation, check_evaluation_mode, graph_arguments, operation
+from layermerge.graph import check_evaluation_mode, graph_arguments
 from layermerge.network import Padding
+from layermerge.operations import Kind, Operation, operation
 from layermerge.regions import batch_norm, convolution, pair, region_between
 from layermerge.rewriting import Rewriting, example_tensors, rewriting_of
 
