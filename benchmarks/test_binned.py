@@ -25,21 +25,18 @@ Arc = tuple[int, int, float, int]
 def plain_python_dp(arcs_into: list[list[Arc]], budget: int) -> tuple[float, list[int]]:
     """Solve M[j, t] = max over arcs (i, j) of M[i, t - T] + I; return the value and the arcs.
 
-    One list per position, and per cell the arc that attains it; arcs are (i, T in bins, I, id).
+    Cell by cell, with the arc that attains each; arcs are (i, T in bins, I, id).
     """
-    nothing = float("-inf")
     best = [[0.0] * (budget + 1)]
     chosen: list[list[Arc | None]] = [[None] * (budget + 1)]
     for arcs in arcs_into[1:]:
-        row = [nothing] * (budget + 1)
+        row = [float("-inf")] * (budget + 1)
         through: list[Arc | None] = [None] * (budget + 1)
-        for arc in arcs:
-            tail, width, value, _ = arc
-            before = best[tail]
-            for t in range(width, budget + 1):
-                candidate = before[t - width] + value
-                if candidate > row[t]:
-                    row[t] = candidate
+        for t in range(budget + 1):
+            for arc in arcs:
+                tail, width, value, _ = arc
+                if width <= t and best[tail][t - width] + value > row[t]:
+                    row[t] = best[tail][t - width] + value
                     through[t] = arc
         best.append(row)
         chosen.append(through)

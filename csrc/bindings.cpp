@@ -79,7 +79,9 @@ Problem make_problem(const py::array& tail, const py::array& head, const py::arr
     const auto heads = column<std::int32_t>(head, "head");
     const auto latencies = column<std::int64_t>(latency_ns, "latency_ns");
     const auto values = column<double>(value, "value");
-    return without_gil([&] { return Problem(tails, heads, latencies, values); });
+    return without_gil([&, interrupt = python_interrupt()] {
+        return Problem(tails, heads, latencies, values, interrupt);
+    });
 }
 
 Rounding parse_rounding(const std::string& rounding) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
@@ -17,30 +18,54 @@ namespace {
 constexpr std::int64_t unreachable = std::numeric_limits<std::int64_t>::max();
 constexpr double nothing = -std::numeric_limits<double>::infinity();
 
+constexpr std::int64_t tile = 2048;      // 16 KiB: stays in the first-level cache over all arcs
+constexpr std::size_t max_terms = 4096;  // a few milliseconds of work between interrupts
+
 std::int64_t in_bins(std::int64_t ns, const BinnedOptions& options) {
     const bool partial = options.rounding == Rounding::up && ns % options.bin_ns != 0;
     return ns / options.bin_ns + (partial ? 1 : 0);
 }
 
-// A position's row covers the bins that some path from 0 reaches and that leave enough of the
-// budget to reach the last position.
+// A position's row covers the bins at which some path from 0 arrives and from which some path uses
+// up the budget: [max(least_to, budget - most_from), budget - least_from]. From `flat` on, its
+// cells are equal: every path has arrived.
 struct Row {
     std::int64_t low = 0;
     std::int64_t high = -1;
+    std::int64_t flat = 0;
     std::size_t offset = 0;
 
     std::size_t size() const { return high < low ? 0 : std::size_t(high - low) + 1; }
 };
 
+// Bins on the fastest and on the slowest path between a position and an end of the axis.
+struct Extremes {
+    std::int64_t least = unreachable;
+    std::int64_t most = 0;
+
+    void extend(const Extremes& other, std::int64_t bins) {
+        if (other.least == unreachable) return;
+        least = std::min(least, other.least + bins);
+        most = std::max(most, other.most + bins);
+    }
+};
+
+struct BinnedArc {
+    std::int32_t tail;
+    std::int32_t id;
+    std::int64_t bins;
+    double value;
+    std::size_t index;  // in the problem's order
+};
+
 class BinnedTable {
  public:
-    BinnedTable(const Problem& problem, std::int64_t budget_ns, const BinnedOptions& options)
+    BinnedTable(const Problem& problem, std::int64_t budget_ns, const BinnedOptions& options,
+                Interrupt& interrupt)
         : problem_(problem), options_(options), rows_(std::size_t(problem.last_position()) + 1) {
-        bins_.reserve(problem.arc_count());
-        for (std::int32_t j = 1; j <= problem.last_position(); ++j)
-            for (const std::int64_t ns : problem.incoming(j).latency_ns)
-                bins_.push_back(in_bins(ns, options));
-        lay_out_rows(budget_ns);
+        gather_arcs(interrupt);
+        set_bounds(budget_ns);
+        lay_out_rows();
     }
 
     void fill(Interrupt& interrupt);
@@ -52,62 +77,94 @@ class BinnedTable {
         std::int64_t bin;
         std::int32_t arcs_to_go;
         std::int32_t id;
-        std::size_t arc;
+        std::size_t index;
+        std::int64_t bins;
         std::int32_t head;
 
         auto order() const { return std::tie(bin, arcs_to_go, id); }
     };
     using Steps = std::vector<std::vector<Step>>;  // by position, then by bin
 
-    void lay_out_rows(std::int64_t budget_ns);
-    void set_lows_and_highs(std::int64_t budget_ns);
+    void gather_arcs(Interrupt& interrupt);
+    void drop_dominated(std::size_t begin);
+    void set_bounds(std::int64_t budget_ns);
+    void lay_out_rows();
     [[noreturn]] void refuse_budget(std::int64_t budget_ns, std::int64_t least_bins) const;
     [[noreturn]] void refuse_size() const;
-    void fill_tile(std::int32_t head, std::int64_t begin, std::int64_t end);
+    void fill_tile(std::int32_t head, std::int64_t begin, std::int64_t end, Interrupt& interrupt);
     void add_steps_into(std::int32_t head, Steps& steps, Interrupt& interrupt) const;
 
+    std::span<const BinnedArc> arcs_into(std::int32_t head) const {
+        const std::size_t first = first_[std::size_t(head)];
+        return std::span(arcs_).subspan(first, first_[std::size_t(head) + 1] - first);
+    }
     double* cell(const Row& row, std::int64_t bin) const {
         return cells_.get() + row.offset + std::size_t(bin - row.low);
     }
 
     const Problem& problem_;
     const BinnedOptions& options_;
-    std::vector<std::int64_t> bins_;  // latency of each arc, by (head, tail, id)
+    std::vector<BinnedArc> arcs_;  // by (head, tail)
+    std::vector<std::size_t> first_;
     std::vector<Row> rows_;
     std::unique_ptr<double[]> cells_;
+    std::vector<MaxPlusTerm> whole_tile_;
 };
 
-void BinnedTable::set_lows_and_highs(std::int64_t budget_ns) {
+void BinnedTable::gather_arcs(Interrupt& interrupt) {
+    arcs_.reserve(problem_.arc_count());
+    first_ = {0, 0};
+    for (std::int32_t j = 1; j <= problem_.last_position(); ++j) {
+        const IncomingArcs in = problem_.incoming(j);
+        std::size_t pair = arcs_.size();
+        for (std::size_t a = 0; a < in.size(); ++a) {
+            arcs_.push_back({in.tail[a], in.id[a], in_bins(in.latency_ns[a], options_), in.value[a],
+                             problem_.first_incoming(j) + a});
+            if (a + 1 < in.size() && in.tail[a + 1] == in.tail[a]) continue;
+            drop_dominated(pair);
+            pair = arcs_.size();
+        }
+        first_.push_back(arcs_.size());
+        interrupt.work(32 * in.size());  // divisions and sorting
+    }
+}
+
+// Of parallel arcs, only those of more value than every arc of as few bins can be on the best path.
+void BinnedTable::drop_dominated(std::size_t begin) {
+    const auto first = arcs_.begin() + std::ptrdiff_t(begin);
+    std::sort(first, arcs_.end(), [](const BinnedArc& a, const BinnedArc& b) {
+        return std::tie(a.bins, b.value, a.id) < std::tie(b.bins, a.value, b.id);
+    });
+    double best = nothing;
+    const auto dominated = [&best](const BinnedArc& arc) {
+        if (arc.value <= best) return true;
+        best = arc.value;
+        return false;
+    };
+    auto kept = first;
+    for (auto arc = first; arc != arcs_.end(); ++arc)
+        if (!dominated(*arc)) *kept++ = *arc;
+    arcs_.erase(kept, arcs_.end());
+}
+
+void BinnedTable::set_bounds(std::int64_t budget_ns) {
     const std::int32_t last = problem_.last_position();
-    std::vector<std::int64_t> least_to(rows_.size(), unreachable), most_to(rows_.size(), 0);
-    std::vector<std::int64_t> least_from(rows_.size(), unreachable);
-    least_to.front() = least_from.back() = 0;
-    for (std::int32_t j = 1; j <= last; ++j) {
-        const IncomingArcs in = problem_.incoming(j);
-        const std::int64_t* bins = bins_.data() + problem_.first_incoming(j);
-        for (std::size_t a = 0; a < in.size(); ++a) {
-            const std::size_t i = std::size_t(in.tail[a]), to = std::size_t(j);
-            if (least_to[i] == unreachable) continue;
-            least_to[to] = std::min(least_to[to], least_to[i] + bins[a]);
-            most_to[to] = std::max(most_to[to], most_to[i] + bins[a]);
-        }
-    }
-    for (std::int32_t j = last; j >= 1; --j) {
-        if (least_from[std::size_t(j)] == unreachable) continue;
-        const IncomingArcs in = problem_.incoming(j);
-        const std::int64_t* bins = bins_.data() + problem_.first_incoming(j);
-        for (std::size_t a = 0; a < in.size(); ++a) {
-            std::int64_t& least = least_from[std::size_t(in.tail[a])];
-            least = std::min(least, least_from[std::size_t(j)] + bins[a]);
-        }
-    }
+    std::vector<Extremes> to(rows_.size()), from(rows_.size());
+    to.front().least = from.back().least = 0;
+    for (std::int32_t j = 1; j <= last; ++j)
+        for (const BinnedArc& arc : arcs_into(j))
+            to[std::size_t(j)].extend(to[std::size_t(arc.tail)], arc.bins);
+    for (std::int32_t j = last; j >= 1; --j)
+        for (const BinnedArc& arc : arcs_into(j))
+            from[std::size_t(arc.tail)].extend(from[std::size_t(j)], arc.bins);
     // A budget beyond the slowest path buys nothing.
-    const std::int64_t budget = std::min(budget_ns / options_.bin_ns, most_to.back());
-    if (budget < least_to.back()) refuse_budget(budget_ns, least_to.back());
+    const std::int64_t budget = std::min(budget_ns / options_.bin_ns, to.back().most);
+    if (budget < to.back().least) refuse_budget(budget_ns, to.back().least);
     for (std::size_t j = 0; j < rows_.size(); ++j)
-        if (least_to[j] != unreachable && least_from[j] != unreachable) {
-            rows_[j].low = least_to[j];
-            rows_[j].high = budget - least_from[j];
+        if (to[j].least != unreachable && from[j].least != unreachable) {
+            rows_[j].low = std::max(to[j].least, budget - from[j].most);
+            rows_[j].high = budget - from[j].least;
+            rows_[j].flat = std::max(rows_[j].low, to[j].most);
         }
 }
 
@@ -127,8 +184,7 @@ void BinnedTable::refuse_budget(std::int64_t budget_ns, std::int64_t least_bins)
         least_ns);
 }
 
-void BinnedTable::lay_out_rows(std::int64_t budget_ns) {
-    set_lows_and_highs(budget_ns);
+void BinnedTable::lay_out_rows() {
     const std::size_t limit = options_.memory_limit_bytes / sizeof(double);
     std::size_t cells = 0;
     for (Row& row : rows_) {
@@ -150,63 +206,69 @@ void BinnedTable::refuse_size() const {
 }
 
 void BinnedTable::fill(Interrupt& interrupt) {
-    constexpr std::int64_t tile = 2048;  // 16 KiB: stays in the first-level cache over all arcs
     std::fill_n(cells_.get(), rows_.front().size(), 0.0);
     for (std::int32_t j = 1; j <= problem_.last_position(); ++j) {
         const Row& row = rows_[std::size_t(j)];
-        for (std::int64_t begin = row.low; begin <= row.high; begin += tile) {
-            const std::int64_t end = std::min(begin + tile, row.high + 1);
-            fill_tile(j, begin, end);
-            interrupt.work(std::size_t(end - begin) * (1 + problem_.incoming(j).size()));
+        if (row.size() == 0) continue;
+        const std::int64_t rising_end = std::min(row.high, row.flat) + 1;
+        for (std::int64_t begin = row.low; begin < rising_end; begin += tile) {
+            const std::int64_t end = std::min(begin + tile, rising_end);
+            fill_tile(j, begin, end, interrupt);
         }
+        std::fill(cell(row, rising_end), cell(row, row.high + 1), *cell(row, rising_end - 1));
     }
 }
 
-void BinnedTable::fill_tile(std::int32_t head, std::int64_t begin, std::int64_t end) {
-    const IncomingArcs in = problem_.incoming(head);
-    const std::int64_t* bins = bins_.data() + problem_.first_incoming(head);
-    const Row& row = rows_[std::size_t(head)];
-    std::fill(cell(row, begin), cell(row, end), nothing);
-    for (std::size_t a = 0; a < in.size(); ++a) {
-        const Row& before = rows_[std::size_t(in.tail[a])];
+void BinnedTable::fill_tile(std::int32_t head, std::int64_t begin, std::int64_t end,
+                            Interrupt& interrupt) {
+    const std::size_t count = std::size_t(end - begin);
+    double* best = cell(rows_[std::size_t(head)], begin);
+    std::fill_n(best, count, nothing);
+    whole_tile_.clear();
+    for (const BinnedArc& arc : arcs_into(head)) {
+        const Row& before = rows_[std::size_t(arc.tail)];
         if (before.size() == 0) continue;
+        interrupt.work(count);
         // before.high + bins >= row.high, as the tail is at most this arc further from the end.
-        const std::int64_t from = std::max(begin, before.low + bins[a]);
-        if (from < end)
-            max_plus(cell(row, from), cell(before, from - bins[a]), in.value[a],
+        const std::int64_t from = std::max(begin, before.low + arc.bins);
+        if (from == begin)
+            whole_tile_.push_back({cell(before, begin - arc.bins), arc.value});
+        else if (from < end)
+            max_plus(best + (from - begin), {cell(before, from - arc.bins), arc.value},
                      std::size_t(end - from));
+        if (whole_tile_.size() == max_terms) {
+            max_plus(best, whole_tile_, count);
+            whole_tile_.clear();
+        }
     }
+    max_plus(best, whole_tile_, count);
 }
 
 // Extends every step list at the arcs' tails by the arcs that attain the head's cells exactly: the
 // sums are recomputed in the same order, so equality is exact.
 void BinnedTable::add_steps_into(std::int32_t head, Steps& steps, Interrupt& interrupt) const {
-    const IncomingArcs in = problem_.incoming(head);
-    const std::size_t first = problem_.first_incoming(head);
     const Row& row = rows_[std::size_t(head)];
-    for (std::size_t a = 0; a < in.size(); ++a) {
-        const Row& before = rows_[std::size_t(in.tail[a])];
+    const std::vector<Step>& onwards = steps[std::size_t(head)];
+    for (const BinnedArc& arc : arcs_into(head)) {
+        const Row& before = rows_[std::size_t(arc.tail)];
         if (before.size() == 0) continue;
-        for (const Step& step : steps[std::size_t(head)]) {
-            const std::int64_t bin = step.bin - bins_[first + a];
-            if (bin >= before.low && *cell(before, bin) + in.value[a] == *cell(row, step.bin))
-                steps[std::size_t(in.tail[a])].push_back(
-                    {bin, step.arcs_to_go + 1, in.id[a], first + a, head});
+        for (const Step& step : onwards) {
+            const std::int64_t bin = step.bin - arc.bins;
+            if (bin >= before.low && *cell(before, bin) + arc.value == *cell(row, step.bin))
+                steps[std::size_t(arc.tail)].push_back(
+                    {bin, step.arcs_to_go + 1, arc.id, arc.index, arc.bins, head});
         }
-        interrupt.work(steps[std::size_t(head)].size());
+        interrupt.work(onwards.size());
     }
 }
 
 // Walks back from the last position through all optimal paths at once, keeping at each cell the
-// best step onwards, then forward along the best steps. Only cells where M[j, t] > M[j, t - 1] are
-// met, since the walk starts at the fewest bins: so it ends at bin 0 of position 0.
+// best step onwards; then forward along the best steps, from the most bins that any of them leaves
+// unused.
 std::vector<std::size_t> BinnedTable::best_path(Interrupt& interrupt) const {
     const std::int32_t last = problem_.last_position();
-    const Row& row = rows_.back();
-    const double* fewest_bins =
-        std::lower_bound(cell(row, row.low), cell(row, row.high), *cell(row, row.high));
     Steps steps(rows_.size());
-    steps.back().push_back({row.low + (fewest_bins - cell(row, row.low)), 0, 0, 0, last});
+    steps.back().push_back({rows_.back().high, 0, 0, 0, 0, last});
     for (std::int32_t j = last; j >= 1; --j) {
         add_steps_into(j, steps, interrupt);
         std::vector<Step>& before = steps[std::size_t(j) - 1];
@@ -217,13 +279,13 @@ std::vector<std::size_t> BinnedTable::best_path(Interrupt& interrupt) const {
                      before.end());
     }
     std::vector<std::size_t> path;
-    std::int64_t bin = 0;
+    std::int64_t bin = steps.front().back().bin;
     for (std::int32_t j = 0; j != last;) {
         const std::vector<Step>& from = steps[std::size_t(j)];
         const auto step = std::lower_bound(from.begin(), from.end(), bin,
                                            [](const Step& s, std::int64_t b) { return s.bin < b; });
-        path.push_back(step->arc);
-        bin += bins_[step->arc];
+        path.push_back(step->index);
+        bin += step->bins;
         j = step->head;
     }
     return path;
@@ -236,7 +298,7 @@ Path solve_binned(const Problem& problem, std::int64_t budget_ns, const BinnedOp
     if (budget_ns < 0) throw std::invalid_argument(text("budget_ns must be >= 0, got ", budget_ns));
     if (options.bin_ns < 1)
         throw std::invalid_argument(text("bin_ns must be >= 1, got ", options.bin_ns));
-    BinnedTable table(problem, budget_ns, options);
+    BinnedTable table(problem, budget_ns, options, interrupt);
     table.fill(interrupt);
     return problem.path(table.best_path(interrupt));
 }

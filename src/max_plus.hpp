@@ -1,10 +1,19 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 
 namespace layermerge {
 
-// best[t] = max(best[t], before[t] + value) for t < count; the ranges may not overlap.
-void max_plus(double* best, const double* before, double value, std::size_t count);
+struct MaxPlusTerm {
+    const double* before;
+    double value;
+};
+
+// best[t] = max(best[t], before[t] + value) for t < count; no term may overlap best.
+void max_plus(double* best, MaxPlusTerm term, std::size_t count);
+
+// The same for all terms at once, with best kept in registers.
+void max_plus(double* best, std::span<const MaxPlusTerm> terms, std::size_t count);
 
 }  // namespace layermerge

@@ -63,15 +63,18 @@ std::string unreachable_message(std::span<const std::int64_t> fastest) {
 }  // namespace
 
 Problem::Problem(std::span<const std::int32_t> tail, std::span<const std::int32_t> head,
-                 std::span<const std::int64_t> latency_ns, std::span<const double> value) {
+                 std::span<const std::int64_t> latency_ns, std::span<const double> value,
+                 Interrupt interrupt) {
     check_arcs(tail, head, latency_ns, value);
     last_position_ = *std::max_element(head.begin(), head.end());
     sort_arcs(tail, head);
+    interrupt.work(32 * head.size());  // scattered reads
     for (const std::int32_t a : id_) {
         latency_ns_.push_back(latency_ns[std::size_t(a)]);
         value_.push_back(value[std::size_t(a)]);
     }
-    check_paths();
+    interrupt.work(16 * head.size());
+    check_paths(interrupt);
 }
 
 void Problem::sort_arcs(std::span<const std::int32_t> tail, std::span<const std::int32_t> head) {
@@ -90,7 +93,7 @@ void Problem::sort_arcs(std::span<const std::int32_t> tail, std::span<const std:
     for (const std::int32_t a : id_) tail_.push_back(tail[std::size_t(a)]);
 }
 
-void Problem::check_paths() {
+void Problem::check_paths(Interrupt& interrupt) {
     const std::size_t positions = std::size_t(last_position_) + 1;
     std::vector<std::int64_t> fastest(positions, unreached);
     std::vector<std::int64_t> slowest(positions, 0);
@@ -99,6 +102,7 @@ void Problem::check_paths() {
     for (std::int32_t j = 1; j <= last_position_; ++j) {
         const IncomingArcs in = incoming(j);
         const std::size_t to = std::size_t(j);
+        interrupt.work(8 * in.size());
         for (std::size_t a = 0; a < in.size(); ++a) {
             const std::size_t from = std::size_t(in.tail[a]);
             if (fastest[from] == unreached) continue;

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "interrupt.hpp"
+
 namespace layermerge {
 
 // No path meets the budget; least_latency_ns is the latency of the fastest one.
@@ -50,7 +52,8 @@ class Problem {
     static constexpr std::int32_t max_position = 1 << 24;
 
     Problem(std::span<const std::int32_t> tail, std::span<const std::int32_t> head,
-            std::span<const std::int64_t> latency_ns, std::span<const double> value);
+            std::span<const std::int64_t> latency_ns, std::span<const double> value,
+            Interrupt interrupt = {});
 
     std::int32_t last_position() const noexcept { return last_position_; }
     std::size_t arc_count() const noexcept { return tail_.size(); }
@@ -65,7 +68,7 @@ class Problem {
 
  private:
     void sort_arcs(std::span<const std::int32_t> tail, std::span<const std::int32_t> head);
-    void check_paths();
+    void check_paths(Interrupt& interrupt);
 
     std::int32_t last_position_ = 0;
     std::int64_t least_latency_ns_ = 0;

@@ -109,7 +109,7 @@ def test_tables_above_the_memory_limit_are_refused_with_their_size():
     with pytest.raises(InputError, match=message):
         solved(arcs, LARGE_BUDGET, bin_ns=1, memory_limit_bytes=1_000_000)
     with pytest.raises(InputError, match=r"would take [\d.e+]+ MB"):
-        solved(arcs_of([(0, 1, 2**62, 0.0), (0, 1, 0, 0.0)]), 2**62, bin_ns=1)
+        solved(arcs_of([(0, 1, 2**62, 1.0), (0, 1, 0, 0.0)]), 2**62, bin_ns=1)
 
 
 @pytest.mark.parametrize(

@@ -152,3 +152,11 @@ def test_a_spread_that_is_not_known_is_zero(write):
     table = read_latency(write(LATENCY.replace(",0.0\n", ",nan\n")))
     assert table.stdev_ns.tolist() == [0]
     assert table.stdev_ns.dtype == np.int64
+
+
+def test_an_entry_given_twice_names_both_lines(write):
+    content = LATENCY + "\n1,0,2,3,1,False,1,0\n2,0,1,3,1,True,1,0\n"
+    with pytest.raises(InputError) as caught:
+        read_latency(write(content))
+    message = "line 5, column 'st, end, ker, is_dw': segment 0..1 with kernel 3x3 (depthwise) is"
+    assert f"{message} given twice, first in line 2" in str(caught.value)

@@ -48,6 +48,26 @@ class Signature:
             ),
         )
 
+    def __str__(self) -> str:
+        height, width = self.kernel_size
+        parts = [f"{height}x{width}", f"{self.in_channels} -> {self.out_channels}"]
+        if max(self.stride) > 1:
+            parts.append(f"stride {max(self.stride)}")
+        if self.is_depthwise:
+            parts.append("depthwise")
+        elif self.groups > 1:
+            parts.append(f"{self.groups} groups")
+        if self.is_sum:
+            parts.append("add")
+        if self.activation:
+            parts.append(self.activation)
+        return ", ".join(parts)
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel is convolved on its own."""
+        return self.groups == self.in_channels == self.out_channels and self.groups > 1
+
     @property
     def flops(self) -> int:
         """Multiply-adds x 2 of the convolution for one image (bias and activation left out)."""

@@ -33,6 +33,10 @@ class VerificationError(LayerMergeError):
     """The merged network does not compute what the rewritten network computes."""
 
 
+class TrainingError(LayerMergeError):
+    """Training diverged."""
+
+
 class MissingDependencyError(LayerMergeError, ImportError):
     """An optional dependency is needed and not installed."""
 

@@ -6,6 +6,7 @@ run loses at most the result that it was working on, and several processes may w
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
@@ -67,7 +68,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class ScoreKey:
-    """What a score belongs to: fingerprints of structure, weights and estimator, and a candidate."""
+    """What a score belongs to: a candidate, and fingerprints of all that decides its score."""
 
     network: str
     weights: str
@@ -82,6 +83,11 @@ class Score:
     score: float | None
     failure: str | None
     seconds: float
+
+    @property
+    def value(self) -> float:
+        """The raw score, or NaN if the evaluation failed."""
+        return math.nan if self.score is None else self.score
 
 
 class Study:
@@ -224,6 +230,8 @@ class Study:
         """Say what a database error means for the user's file."""
         try:
             yield
+        except sqlite3.ProgrammingError as error:
+            raise InputError(f"study {self.path} was closed, or is of another thread") from error
         except sqlite3.OperationalError as error:
             raise InputError(
                 f"study {self.path} cannot be read and written: {error}; check that its folder is "

@@ -20,7 +20,7 @@ import numpy as np
 
 from layermerge.errors import InputError
 from layermerge.milliseconds import format_ms, ns_from_ms
-from layermerge.tables import Entries, ImportanceTable, LatencyTable
+from layermerge.tables import Entries, ImportanceTable, Key, LatencyTable, describe
 
 T = TypeVar("T")
 
@@ -92,14 +92,14 @@ class _CsvFile:
         if not rows:
             raise InputError(f"{path} is empty: expected a line with the names of the columns")
         names = [name.strip() for name in rows[0][1]]
-        self._lines = [line for line, _ in rows[1:]]
+        self.lines = [line for line, _ in rows[1:]]
         for line, row in rows[1:]:
             if len(row) != len(names):
                 raise InputError(
                     f"{path}, line {line}: expected {len(names)} fields, as in the first line, "
                     f"got {len(row)}"
                 )
-        if not self._lines:
+        if not self.lines:
             raise InputError(f"{path} has no entries: only the names of the columns")
         columns = zip(*(row for _, row in rows[1:]), strict=True)
         self._columns = dict(zip(names, columns, strict=True))
@@ -114,7 +114,7 @@ class _CsvFile:
                 f"{self._path} has no column '{name}': its columns are {', '.join(self._columns)}"
             )
         values = []
-        for row, field in enumerate(self._columns.get(name, (absent or "",) * len(self._lines))):
+        for row, field in enumerate(self._columns.get(name, (absent or "",) * len(self.lines))):
             try:
                 values.append(parse(field))
             except InputError as error:
@@ -122,7 +122,7 @@ class _CsvFile:
         return values
 
     def error(self, name: str, row: int, message: str) -> InputError:
-        return InputError(f"{self._path}, line {self._lines[row]}, column '{name}': {message}")
+        return InputError(f"{self._path}, line {self.lines[row]}, column '{name}': {message}")
 
     def _rows(self) -> list[tuple[int, list[str]]]:
         """Rows that are not blank, with the number of the line each ends on."""
@@ -150,13 +150,26 @@ def _read_entries(file: _CsvFile) -> Entries:
     kernel_size = file.parsed("ker", _parse_pair, absent=None if described else "0")
     stride = file.parsed("str", _parse_pair, absent="1")
     is_depthwise = file.parsed("is_dw", _parse_truth, absent=None if described else "0")
-    return Entries(
+    entries = Entries(
         start=np.array(start, dtype=np.int32),
         end=np.array(end, dtype=np.int32),
         kernel_size=np.array(kernel_size, dtype=np.int32),
         stride=np.array(stride, dtype=np.int32),
         is_depthwise=np.array(is_depthwise, dtype=np.bool_),
     )
+    _check_distinct(file, entries)
+    return entries
+
+
+def _check_distinct(file: _CsvFile, entries: Entries) -> None:
+    first: dict[Key, int] = {}
+    for row, key in enumerate(entries.keys()):
+        seen = first.setdefault(key, row)
+        if seen != row:
+            message = (
+                f"{describe(key)} is given twice, first in line {file.lines[seen]}: remove one"
+            )
+            raise file.error("st, end, ker, is_dw", row, message)
 
 
 def _read_kept(file: _CsvFile, entries: Entries) -> tuple[tuple[int, ...], ...]:

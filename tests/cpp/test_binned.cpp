@@ -86,10 +86,10 @@ TEST(bad_options_are_refused) {
 
 TEST(the_check_can_stop_the_computation) {
     struct Stopped : std::exception {};
-    const Problem problem = random_problem(1, 200);
+    const Problem problem = random_problem(1, 1000);
     bool stopped = false;
     try {
-        solve_binned(problem, 100'000, {1}, Interrupt([] { throw Stopped(); }));
+        solve_binned(problem, 150'000, {1}, Interrupt([] { throw Stopped(); }));
     } catch (const Stopped&) {
         stopped = true;
     }

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -52,8 +53,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
 @contextmanager
 def inference(threads: int | None) -> Iterator[None]:
     """Run a block without autograd, with `threads` threads, and leave the random state alone."""
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
+    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        raise InputError(f"threads must be a whole number, at least 1; got {threads}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -75,15 +76,17 @@ def _time_on_cpu(calls: Sequence[Call]) -> list[int]:
 
 def _time_on_cuda(calls: Sequence[Call]) -> list[int]:
     """Queue the whole lap before waiting, as a network queues its layers."""
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(len(calls) + 1)]
+    events = [_event() for _ in range(len(calls) + 1)]
     events[0].record()
     for call, event in zip(calls, events[1:], strict=True):
         call()
         event.record()
     torch.cuda.synchronize()
-    return [
-        round(start.elapsed_time(end) * 1e6) for start, end in zip(events, events[1:], strict=False)
-    ]
+    return [round(start.elapsed_time(end) * 1e6) for start, end in pairwise(events)]
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def _cpu_name() -> str:

@@ -25,8 +25,8 @@ Clock = Callable[[Sequence[Call]], Sequence[int]]
 LAP = 16
 COMPANY = 32
 """Least number of units that rotate, so that the last ones are not timed in a hot loop."""
-MIN_REPEATS = 10
-WARM_UP = 2
+MIN_REPEATS = 6  # the fewest whose range encloses the median with 95 % confidence
+WARM_UP = 1
 MAX_SLOWDOWN = 1.25
 """Slowdown of the reference, against its lower quartile, from which a lap counts as disturbed."""
 
@@ -40,7 +40,7 @@ class Precision:
     target_rsd : float
         Relative half-width of the 95 % confidence interval of the median.
     max_seconds : float
-        Time for all units together; each gets at least ten timings, whatever they take.
+        Time for all units together; each gets at least six timings, whatever they take.
     """
 
     target_rsd: float = 0.02

@@ -80,7 +80,7 @@ def measure_latency(
     target_rsd : float
         Relative half-width of the median's 95 % confidence interval at which a unit is done.
     max_seconds : float
-        Time for all units together, after which fewer timings must do (at least ten).
+        Time for all units together, after which fewer timings must do (at least six).
     study : Study or path, optional
         Keeps results as they arrive; what it holds for this environment is not measured again.
     progress : bool
@@ -184,7 +184,7 @@ def _place(
         if tensor.device != tensors[0].device:
             raise InputError(
                 f"{name} of the model is on {tensor.device}, the example input on "
-                f"{tensors[0].device}: move one to the other's device, or name a device to measure on"
+                f"{tensors[0].device}: move one to the other's device, or name a `device`"
             )
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise InputError(

@@ -1,0 +1,47 @@
+"""`layermerge demo`: the whole method on a small network and real data, with the proof."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from layermerge.commands.options import announce_stages, at_least, positive
+
+SUMMARY = "Train a small network on handwritten digits, make it faster, and show the evidence."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's arguments."""
+    parser.add_argument("--out", default="runs/demo", metavar="DIR", help="default: runs/demo")
+    parser.add_argument(
+        "--speedup", type=positive, default=1.5, metavar="S", help="end to end; default: 1.5"
+    )
+    parser.add_argument("--seed", type=at_least(0), default=0, help="default: 0")
+    parser.add_argument(
+        "--fast", action="store_true", help="a quick look: less training, worse accuracy"
+    )
+    parser.add_argument(
+        "--threads",
+        type=at_least(1),
+        metavar="N",
+        help="default: one fewer than there are processors",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demonstration and print its result."""
+    from layermerge.commands.outcome import show
+    from layermerge.demo import FAST, FULL, run_demo
+
+    announce_stages()
+    out = Path(arguments.out)
+    compression = run_demo(
+        out,
+        speedup=arguments.speedup,
+        seed=arguments.seed,
+        settings=FAST if arguments.fast else FULL,
+        threads=arguments.threads,
+    )
+    show(compression, out, as_json=arguments.json)
+    return 0

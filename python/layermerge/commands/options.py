@@ -1,0 +1,114 @@
+"""Options and option types that several subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+from collections.abc import Callable
+
+import layermerge.candidates
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the model, its weights and its input."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="timm:NAME, torchvision:NAME, package.module:function or path/to/file.py:function",
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="safetensors file or torch state dict to load into it"
+    )
+    parser.add_argument(
+        "--pretrained", action="store_true", help="download the library's pretrained weights"
+    )
+
+
+def add_space(parser: argparse.ArgumentParser) -> None:
+    """Add what restricts the search space."""
+    group = parser.add_argument_group("search space")
+    group.add_argument(
+        "--method",
+        choices=layermerge.candidates.METHODS,
+        default="layermerge",
+        help="depth keeps every convolution, layer_only merges none; default: layermerge",
+    )
+    group.add_argument(
+        "--max-kernel", type=at_least(1), metavar="K", help="largest merged kernel, in taps"
+    )
+    group.add_argument(
+        "--frozen", type=integers, default=(), metavar="L,L,...", help="layers left as they are"
+    )
+    group.add_argument(
+        "--breaks",
+        type=integers,
+        default=(),
+        metavar="P,P,...",
+        help="positions not to merge across",
+    )
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Read ``1x3x224x224``."""
+    try:
+        sizes = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 4 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a shape: expected BATCHxCHANNELSxHEIGHTxWIDTH, such as 1x3x224x224"
+        )
+    return sizes
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """Read ``0,7,15``."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of whole numbers, such as 0,7,15"
+        ) from None
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Read a whole number with a lower limit."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return value
+
+    return convert
+
+
+def positive(text: str) -> float:
+    """Read a number greater than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0")
+    return value
+
+
+def percentage(text: str) -> float:
+    """Read ``60%`` as 0.6."""
+    if not text.endswith("%"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a percentage such as 60%; for milliseconds there is --latency-ms"
+        )
+    return positive(text[:-1]) / 100
+
+
+def announce_stages() -> None:
+    """Show what the stages log, on standard error."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("layermerge").setLevel(logging.INFO)

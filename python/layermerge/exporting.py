@@ -1,0 +1,83 @@
+"""Write a merged network to disk and read it back, without pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import fx, nn
+
+from layermerge.errors import InputError
+from layermerge.merging import merge_unverified
+from layermerge.plan import load_plan
+from layermerge.rewriting import rewrite, rewriting_of
+
+PLAN_FILE = "plan.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def save(merged: fx.GraphModule, directory: str | Path) -> None:
+    """Write ``plan.json`` and ``model.safetensors``.
+
+    Parameters
+    ----------
+    merged : torch.fx.GraphModule
+        Made by `merge`.
+    directory : path
+        Made if it does not exist.
+    """
+    plan = rewriting_of(merged).plan
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous().cpu() for name, tensor in merged.state_dict().items()}
+    metadata = {"format": "pt", "network_fingerprint": plan.network_fingerprint}
+    safetensors.torch.save_file(weights, folder / WEIGHTS_FILE, metadata)
+    plan.save(folder / PLAN_FILE)
+
+
+def load(directory: str | Path, model: nn.Module) -> fx.GraphModule:
+    """Rebuild a merged network from what `save` wrote.
+
+    Parameters
+    ----------
+    directory : path
+    model : torch.nn.Module
+        An instance of the original class, in evaluation mode, with any weights. Left as it is.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        The merged network, in evaluation mode.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, or belongs to another network or plan.
+    """
+    folder = Path(directory)
+    merged = merge_unverified(rewrite(model, load_plan(folder / PLAN_FILE)))
+    path = folder / WEIGHTS_FILE
+    try:
+        weights = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
+    _check_weights(path, weights, merged)
+    merged.load_state_dict(weights)
+    return merged
+
+
+def _check_weights(path: Path, weights: dict[str, torch.Tensor], merged: nn.Module) -> None:
+    expected = merged.state_dict()
+    for name in sorted(expected.keys() ^ weights.keys()):
+        where = "lacks" if name in expected else "has an unexpected"
+        raise InputError(f"{path} {where} tensor {name!r}: it belongs to another plan or model")
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"{path} has {name!r} of shape {tuple(tensor.shape)}; the plan makes it "
+                f"{tuple(expected[name].shape)}: they do not belong together"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{path} has values in {name!r} that are not finite")

@@ -1,0 +1,1 @@
+"""Importance: what replacing each segment does to the score."""

@@ -1,0 +1,388 @@
+"""Compress a model: the stages in order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from layermerge.candidates import CandidateSpace, enumerate_candidates
+from layermerge.errors import InfeasibleError
+from layermerge.graph import ExampleInputs
+from layermerge.importance.estimation import ScoreFunction, TrainFunction, estimate_importance
+from layermerge.importance.scores import ImportanceScores
+from layermerge.latency.profile import LatencyProfile
+from layermerge.latency.pytorch import measure_latency, measure_modules
+from layermerge.merging import merge, merge_unverified, verification
+from layermerge.network import Layer, Network
+from layermerge.plan import Plan, original_plan
+from layermerge.planning import Budget, chosen_candidates, make_plan, predict_ns
+from layermerge.results import Figures, Result, Step
+from layermerge.rewriting import rewrite
+from layermerge.store import Measurement, Study, StudyLike, opened
+from layermerge.tracing import trace
+
+MAX_ATTEMPTS = 6
+BASE, COMPRESSED = "base", "compressed"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search and measure; the defaults suit most networks.
+
+    Attributes
+    ----------
+    method, max_kernel, frozen, breaks
+        See `enumerate_candidates`.
+    objective : {"exp_delta", "delta"}
+        See `ImportanceScores.of`.
+    device, threads, target_rsd, max_seconds
+        See `measure_latency`.
+    estimator : str
+        Names what `score_fn` and `train_fn` do; see `estimate_importance`.
+    score_name : str
+        What a score is, for the report.
+    seed : int
+    progress : bool
+        Show progress bars on a terminal.
+    """
+
+    method: str = "layermerge"
+    max_kernel: int | None = None
+    frozen: Collection[int] = ()
+    breaks: Collection[int] = ()
+    objective: str = "exp_delta"
+    device: str | None = None
+    threads: int | None = None
+    target_rsd: float = 0.02
+    max_seconds: float = 120.0
+    estimator: str = "custom"
+    score_name: str = "score"
+    seed: int = 0
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What `compress` made.
+
+    Attributes
+    ----------
+    model : torch.fx.GraphModule
+        The merged network, in evaluation mode.
+    rewritten : torch.fx.GraphModule
+        The network before merging, which can be trained further and merged again.
+    base : torch.fx.GraphModule
+        The original network as deployed, batch norm folded.
+    plan : Plan
+    result : Result
+        The evidence, as data.
+    """
+
+    model: fx.GraphModule
+    rewritten: fx.GraphModule
+    base: fx.GraphModule
+    plan: Plan
+    result: Result
+
+
+def compress(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    score_fn: ScoreFunction,
+    train_fn: TrainFunction,
+    speedup: float | None = None,
+    latency_ms: float | None = None,
+    fraction: float | None = None,
+    finetune_fn: TrainFunction | None = None,
+    evaluate_fn: ScoreFunction | None = None,
+    study: StudyLike = None,
+    options: Options = Options(),
+) -> Compression:
+    """Make a network faster by making it shallower.
+
+    Traces the model, enumerates candidates, measures their latency, estimates their importance by
+    short fine-tuning, solves for the plan, rewrites, fine-tunes, merges, and measures the result.
+    Whether a plan keeps its budget is measured before the fine-tuning, since latency does not
+    depend on the weights; a plan that does not is replaced by a faster one.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In evaluation mode. Left as it is.
+    example_inputs : tensor, tuple or dict
+        As in deployment: latency is measured on them.
+    score_fn : callable
+        ``score_fn(module) -> float``, higher is better: estimates importance.
+    train_fn : callable
+        ``train_fn(module)`` fine-tunes a rewritten network, shortly, in place.
+    speedup, latency_ms, fraction : float, optional
+        The end-to-end budget, one of: original latency over budget; milliseconds; part of the
+        original latency.
+    finetune_fn : callable, optional
+        The final fine-tune, by default `train_fn`.
+    evaluate_fn : callable, optional
+        Scores the base and the result, best on data that `score_fn` has not seen; by default
+        `score_fn`.
+    study : Study or path, optional
+        Keeps what takes time as it arrives; what it holds is not done again.
+    options : Options
+
+    Returns
+    -------
+    Compression
+
+    Raises
+    ------
+    InputError, UnsupportedModelError
+        If the arguments do not fit, or the model cannot be traced.
+    InfeasibleError
+        If no plan meets the budget; has the least latency.
+    """
+    budget = Budget(latency_ms=latency_ms, fraction=fraction, speedup=speedup)
+    stages = _Stages()
+    with opened(study) as store:
+        with stages.timed("trace"):
+            network = trace(model, example_inputs)
+            base = merge(rewrite(model, original_plan(network)))
+            space = _enumerate(network, options)
+        with stages.timed("latency"):
+            profile = _measure(model, base, space, example_inputs, store, options)
+        _check_reachable(profile, budget)
+        with stages.timed("importance"):
+            scores = _estimate(model, profile, score_fn, train_fn, store, options)
+    with stages.timed("plan"):
+        plan = _plan_within_budget(model, base, example_inputs, profile, scores, budget, options)
+    rewritten = rewrite(model, plan)
+    with stages.timed("finetune"):
+        (finetune_fn or train_fn)(rewritten)
+    with stages.timed("merge"):
+        merged = merge(rewritten.eval())
+    with stages.timed("evaluate"):
+        evaluate = evaluate_fn or score_fn
+        measured = _compare(base, merged, example_inputs, options)
+        values = {BASE: float(evaluate(base)), COMPRESSED: float(evaluate(merged))}
+    figures = _figures(profile, plan, {BASE: base, COMPRESSED: merged}, measured, values)
+    error = verification(merged)
+    result = Result(
+        name=network.name,
+        score_name=options.score_name,
+        environment=str(profile.environment),
+        base=figures[BASE],
+        compressed=figures[COMPRESSED],
+        budget_ns=budget.resolve(measured[BASE].median_ns),
+        calibration=profile.calibration,
+        float64_error=error.float64_error,
+        merge_error=error.error,
+        steps=_steps(profile, plan),
+        num_candidates=len(space.candidates),
+        num_signatures=len(space.signatures),
+        num_scored=len(scores.raw),
+        num_unprofitable=len(scores.skipped),
+        num_failed=len(scores.failures),
+        seconds=stages.seconds,
+        provenance=_provenance(options, budget),
+    )
+    return Compression(merged, rewritten, base, plan, result)
+
+
+@dataclass
+class _Stages:
+    """Times the stages and announces them."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - began, 3)
+        _log.info("%s: %.1f s", name, self.seconds[name])
+
+
+def _enumerate(network: Network, options: Options) -> CandidateSpace:
+    return enumerate_candidates(
+        network,
+        method=options.method,
+        max_kernel=options.max_kernel,
+        frozen=options.frozen,
+        breaks=options.breaks,
+    )
+
+
+def _measure(
+    model: nn.Module,
+    base: nn.Module,
+    space: CandidateSpace,
+    example_inputs: ExampleInputs,
+    study: Study,
+    options: Options,
+) -> LatencyProfile:
+    return measure_latency(
+        model,
+        space.network,
+        space,
+        example_inputs=example_inputs,
+        deployed=base,
+        device=options.device,
+        threads=options.threads,
+        target_rsd=options.target_rsd,
+        max_seconds=options.max_seconds,
+        study=study,
+        progress=options.progress,
+    )
+
+
+def _estimate(
+    model: nn.Module,
+    profile: LatencyProfile,
+    score_fn: ScoreFunction,
+    train_fn: TrainFunction,
+    study: Study,
+    options: Options,
+) -> ImportanceScores:
+    return estimate_importance(
+        model,
+        profile.space.network,
+        profile.space,
+        score_fn=score_fn,
+        train_fn=train_fn,
+        estimator=options.estimator,
+        skip=profile.unprofitable(),
+        seed=options.seed,
+        study=study,
+        progress=options.progress,
+    )
+
+
+def _check_reachable(profile: LatencyProfile, budget: Budget) -> None:
+    """Refuse a budget below the fastest plan before any fine-tune is spent on it."""
+    equal = ImportanceScores(0.0, {c.key: 0.0 for c in profile.space.candidates}, {}, frozenset())
+    make_plan(
+        profile, equal, budget.resolve(predict_ns(profile, profile.original_ns - profile.fixed_ns))
+    )
+
+
+def _plan_within_budget(
+    model: nn.Module,
+    base: nn.Module,
+    example_inputs: ExampleInputs,
+    profile: LatencyProfile,
+    scores: ImportanceScores,
+    budget: Budget,
+    options: Options,
+) -> Plan:
+    """Solve, measure the merged network, and tighten until the budget is kept with confidence."""
+    asked_ns = budget.resolve(predict_ns(profile, profile.original_ns - profile.fixed_ns))
+    target_ns = asked_ns
+    for _ in range(MAX_ATTEMPTS):
+        plan = make_plan(profile, scores, target_ns, objective=options.objective)
+        candidate = merge_unverified(rewrite(model, plan))
+        measured = _compare(base, candidate, example_inputs, options)
+        limit_ns = budget.resolve(measured[BASE].median_ns)
+        compressed = measured[COMPRESSED]
+        excess = compressed.median_ns * (1 + compressed.spread) / limit_ns
+        _log.info("predicted %d ns, measured %d ns", plan.latency_ns, compressed.median_ns)
+        if excess <= 1:
+            return replace(plan, budget_ns=asked_ns)
+        assert plan.latency_ns is not None
+        target_ns = int(min(plan.latency_ns - 1, target_ns / excess))
+    raise InfeasibleError(
+        f"no plan was measured to meet the budget of {budget} in {MAX_ATTEMPTS} attempts; the last "
+        f"took {compressed.median_ns / 1e6:.3f} ms, {excess:.1%} of the budget. Latency may be too "
+        "noisy on this machine now; allow more latency or try again",
+        compressed.median_ns,
+    )
+
+
+def _compare(
+    base: nn.Module, compressed: nn.Module, example_inputs: ExampleInputs, options: Options
+) -> dict[str, Measurement]:
+    return measure_modules(
+        {BASE: base, COMPRESSED: compressed},
+        example_inputs,
+        device=options.device,
+        threads=options.threads,
+        target_rsd=options.target_rsd / 2,
+        max_seconds=options.max_seconds,
+        progress=options.progress,
+    )
+
+
+def _figures(
+    profile: LatencyProfile,
+    plan: Plan,
+    modules: dict[str, nn.Module],
+    measured: dict[str, Measurement],
+    scores: dict[str, float],
+) -> dict[str, Figures]:
+    chosen = {BASE: profile.space.original, COMPRESSED: chosen_candidates(profile, plan)}
+    return {
+        name: Figures(
+            score=scores[name],
+            latency_ns=measured[name].median_ns,
+            latency_spread=measured[name].spread,
+            predicted_ns=predict_ns(profile, sum(map(profile.of, candidates))),
+            layers=len(candidates),
+            parameters=sum(parameter.numel() for parameter in modules[name].parameters()),
+            flops=sum(candidate.signature.flops for candidate in candidates),
+        )
+        for name, candidates in chosen.items()
+    }
+
+
+def _steps(profile: LatencyProfile, plan: Plan) -> tuple[Step, ...]:
+    """The plan and the barriers, in the order of their positions."""
+    network = profile.space.network
+    steps = [
+        Step(
+            barrier.position,
+            barrier.position,
+            (barrier.name,),
+            (barrier.name,),
+            barrier.kind,
+            profile.barriers[barrier.name].median_ns,
+            profile.barriers[barrier.name].median_ns,
+        )
+        for barrier in network.barriers
+    ]
+    for candidate in chosen_candidates(profile, plan):
+        layers = network.layers[candidate.start : candidate.end]
+        steps.append(
+            Step(
+                candidate.start,
+                candidate.end,
+                _names(layers),
+                tuple(network.layers[index - 1].name for index in candidate.kept),
+                str(candidate.signature),
+                profile.replaced_ns(candidate),
+                profile.of(candidate),
+            )
+        )
+    return tuple(sorted(steps, key=lambda step: (step.end, step.start == step.end)))
+
+
+def _names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
+    return tuple(layer.name for layer in layers)
+
+
+def _provenance(options: Options, budget: Budget) -> dict[str, Any]:
+    return {
+        "layermerge": version("layermerge"),
+        "torch": torch.__version__,
+        "budget": str(budget),
+        "method": options.method,
+        "objective": options.objective,
+        "estimator": options.estimator,
+        "seed": options.seed,
+    }

@@ -1,0 +1,192 @@
+"""From measurements to a plan: a whole-network budget, tables for the solver, the plan it chose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from layermerge.candidates import Candidate
+from layermerge.errors import InfeasibleError, InputError
+from layermerge.importance.scores import ImportanceScores
+from layermerge.latency.profile import LatencyProfile
+from layermerge.milliseconds import budget_from_ms, format_ms
+from layermerge.plan import Plan, PlannedSegment
+from layermerge.solver import Selection, solve
+from layermerge.tables import Entries, ImportanceTable, LatencyTable
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A latency budget of the whole network: absolute, or relative to the original network.
+
+    Exactly one attribute is given.
+
+    Attributes
+    ----------
+    latency_ms : float, optional
+    fraction : float, optional
+        Of the original latency, such as 0.6.
+    speedup : float, optional
+        Original latency over budget, such as 1.5.
+
+    Examples
+    --------
+    >>> Budget(speedup=1.6).resolve(original_ns=8_000_000)
+    5000000
+    """
+
+    latency_ms: float | None = None
+    fraction: float | None = None
+    speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {
+            name: value
+            for name in ("latency_ms", "fraction", "speedup")
+            if (value := getattr(self, name)) is not None
+        }
+        if len(given) != 1:
+            raise InputError(
+                f"give one of latency_ms, fraction and speedup as the budget; got {given or 'none'}"
+            )
+        ((name, value),) = given.items()
+        if not 0 < value < math.inf:
+            raise InputError(f"{name} must be a number greater than 0, got {value}")
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether it depends on the latency of the original network."""
+        return self.latency_ms is None
+
+    def resolve(self, original_ns: int) -> int:
+        """The budget in nanoseconds."""
+        if self.latency_ms is not None:
+            return budget_from_ms(self.latency_ms)
+        if self.fraction is not None:
+            return math.floor(original_ns * self.fraction)
+        assert self.speedup is not None
+        return math.floor(original_ns / self.speedup)
+
+    def __str__(self) -> str:
+        if self.latency_ms is not None:
+            return f"{self.latency_ms:g} ms"
+        if self.fraction is not None:
+            return f"{self.fraction:.0%} of the original latency"
+        return f"a speed-up of {self.speedup:g}"
+
+
+def tabulate(
+    profile: LatencyProfile, scores: ImportanceScores, objective: str = "exp_delta"
+) -> tuple[LatencyTable, ImportanceTable, tuple[Candidate, ...]]:
+    """Put the candidates that may be chosen into the tables that the solver takes.
+
+    Returns
+    -------
+    latency : LatencyTable
+    importance : ImportanceTable
+    candidates : tuple of Candidate
+        The candidate of each row.
+    """
+    candidates = tuple(filter(scores.is_available, profile.space.candidates))
+    entries = Entries(
+        [candidate.start for candidate in candidates],
+        [candidate.end for candidate in candidates],
+        [candidate.kernel_size for candidate in candidates],
+        [candidate.signature.stride for candidate in candidates],
+        [candidate.signature.is_depthwise for candidate in candidates],
+    )
+    measurements = [profile.convolutions[candidate.signature] for candidate in candidates]
+    latency = LatencyTable(
+        entries,
+        [measurement.median_ns for measurement in measurements],
+        [round(measurement.median_ns * measurement.spread) for measurement in measurements],
+    )
+    kept = tuple(candidate.kept for candidate in candidates)
+    importance = ImportanceTable(
+        entries, [scores.of(candidate, objective) for candidate in candidates], kept
+    )
+    return latency, importance, candidates
+
+
+def make_plan(
+    profile: LatencyProfile,
+    scores: ImportanceScores,
+    budget_ns: int,
+    *,
+    objective: str = "exp_delta",
+) -> Plan:
+    """Choose the plan of largest importance whose predicted latency meets a budget.
+
+    Parameters
+    ----------
+    profile : LatencyProfile
+    scores : ImportanceScores
+        Of the same candidate space.
+    budget_ns : int
+        For the whole network, fixed parts included.
+    objective : {"exp_delta", "delta"}
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    InfeasibleError
+        If no plan is so fast; has the least whole-network latency.
+    """
+    latency, importance, _ = tabulate(profile, scores, objective)
+    # calibration * (fixed + Σ T) <= budget
+    available_ns = math.floor(budget_ns / profile.calibration) - profile.fixed_ns
+    try:
+        selection = solve(latency, importance, budget_ns=max(available_ns, 0))
+    except InfeasibleError as error:
+        least_ns = predict_ns(profile, error.least_latency_ns)
+        raise InfeasibleError(
+            f"no plan meets the budget of {format_ms(budget_ns)} ms: the fastest is predicted to "
+            f"take {format_ms(least_ns)} ms, of which "
+            f"{format_ms(predict_ns(profile, 0))} ms are fixed parts. Allow more latency, or widen "
+            "the search space (max_kernel, frozen, breaks)",
+            least_ns,
+        ) from None
+    return _plan(profile, selection, budget_ns)
+
+
+def predict_ns(profile: LatencyProfile, convolutions_ns: int) -> int:
+    """Whole-network latency for a sum of candidate latencies: fixed parts, calibration."""
+    return math.ceil((convolutions_ns + profile.fixed_ns) * profile.calibration)
+
+
+def chosen_candidates(profile: LatencyProfile, plan: Plan) -> tuple[Candidate, ...]:
+    """The candidates that a plan consists of."""
+    by_place = {(c.start, c.end, c.kept): c for c in profile.space.candidates}
+    return tuple(by_place[s.start, s.end, s.kept] for s in plan.segments)
+
+
+def _plan(profile: LatencyProfile, selection: Selection, budget_ns: int) -> Plan:
+    network = profile.space.network
+    return Plan(
+        network.fingerprint,
+        network.num_layers,
+        network.inputs,
+        tuple(_planned(selection)),
+        budget_ns,
+        predict_ns(profile, selection.latency_ns),
+        selection.value,
+        f"largest total importance among all plans, with latencies rounded up to "
+        f"{selection.bin_ns} ns",
+        {"environment": str(profile.environment), "calibration": profile.calibration},
+    )
+
+
+def _planned(selection: Selection) -> Iterable[PlannedSegment]:
+    for entry in selection.entries:
+        yield PlannedSegment(
+            entry.start,
+            entry.end,
+            entry.kernel_size,
+            entry.kept,
+            entry.latency_ns,
+            entry.importance,
+        )

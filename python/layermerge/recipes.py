@@ -1,0 +1,73 @@
+"""Recipes: the callbacks that `compress` needs, made from a data set and training settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from torch import nn
+
+from layermerge.datasets import Dataset, scorer
+from layermerge.finetuning import FinetuneSettings, finetune
+from layermerge.importance.estimation import ScoreFunction, TrainFunction
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to score and train a network; the arguments of `compress` of the same names.
+
+    Attributes
+    ----------
+    score_fn, train_fn, finetune_fn, evaluate_fn : callable
+    estimator : str
+        Names the first two with their settings, for the study.
+    score_name : str
+        What the scores are.
+    """
+
+    score_fn: ScoreFunction
+    train_fn: TrainFunction
+    finetune_fn: TrainFunction
+    evaluate_fn: ScoreFunction
+    estimator: str
+    score_name: str = "score"
+
+
+def classification(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    probe: FinetuneSettings,
+    final: FinetuneSettings,
+    progress: bool = True,
+) -> Recipe:
+    """Make the recipe for a classifier.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The original network, the teacher of the final fine-tune.
+    dataset : Dataset
+        Importance is estimated on its validation part, results on its test part.
+    probe : FinetuneSettings
+        The short fine-tune for importance, on labels alone as in the paper.
+    final : FinetuneSettings
+        The fine-tune of the chosen network.
+    progress : bool
+        Show a progress bar for the latter.
+    """
+
+    def train(rewritten: nn.Module) -> None:
+        finetune(rewritten, dataset.train, probe, progress=False)
+
+    def finetune_chosen(rewritten: nn.Module) -> None:
+        finetune(rewritten, dataset.train, final, teacher=model, progress=progress)
+
+    return Recipe(
+        scorer(dataset.validation),
+        train,
+        finetune_chosen,
+        scorer(dataset.test),
+        json.dumps({"dataset": dataset.name, "probe": probe.fingerprint}),
+        "accuracy",
+    )

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from layermerge.errors import InputError, TrainingError
+from layermerge.finetuning import FinetuneSettings, finetune, score_classification
+from networks import striped_images, tiny_classifier
+
+IMAGES, LABELS = striped_images(256)
+SETTINGS = FinetuneSettings(epochs=4, batch_size=32, learning_rate=1e-2)
+
+
+def weights_after(settings=SETTINGS, data=(IMAGES, LABELS), **options):
+    model = tiny_classifier()
+    finetune(model, data, settings, **options)
+    return model.state_dict()
+
+
+def are_equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_training_lowers_the_loss_and_raises_held_out_accuracy(optimizer):
+    model, held_out = tiny_classifier(), striped_images(200, seed=1)
+    before = score_classification(model, *held_out)
+    losses = finetune(model, (IMAGES, LABELS), replace(SETTINGS, optimizer=optimizer))
+    assert sum(losses[-8:]) < 0.5 * sum(losses[:8])
+    assert score_classification(model, *held_out) > max(0.85, before + 0.2)
+
+
+def test_equal_seeds_give_equal_weights():
+    assert are_equal(weights_after(), weights_after())
+
+
+def test_another_seed_gives_other_weights():
+    assert not are_equal(weights_after(), weights_after(replace(SETTINGS, seed=1)))
+
+
+def test_training_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    weights_after()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_model_is_left_in_evaluation_mode():
+    model = tiny_classifier()
+    finetune(model, (IMAGES, LABELS), SETTINGS)
+    assert not any(module.training for module in model.modules())
+
+
+def test_epochs_and_batch_size_decide_the_steps():
+    losses = finetune(tiny_classifier(), (IMAGES[:100], LABELS[:100]), SETTINGS)
+    assert len(losses) == 4 * (100 // 32)
+
+
+def test_steps_stop_training_in_the_middle_of_an_epoch():
+    losses = finetune(tiny_classifier(), (IMAGES, LABELS), replace(SETTINGS, steps=11))
+    assert len(losses) == 11
+
+
+def test_fewer_images_than_a_batch_are_one_batch():
+    losses = finetune(tiny_classifier(), (IMAGES[:5], LABELS[:5]), SETTINGS)
+    assert len(losses) == 4
+
+
+def test_batches_are_taken_as_they_come_in_every_epoch():
+    batches = [(IMAGES[:32], LABELS[:32]), (IMAGES[32:48], LABELS[32:48])]
+    sizes = []
+    model = tiny_classifier()
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    finetune(model, batches, replace(SETTINGS, epochs=2))
+    assert sizes == [32, 16, 32, 16]
+
+
+def test_the_learning_rate_rises_and_then_falls_to_nothing(monkeypatch):
+    rates = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD,
+        "step",
+        lambda self, closure=None: (rates.append(self.param_groups[0]["lr"]), step(self))[1],
+    )
+    settings = replace(SETTINGS, optimizer="sgd", steps=20, warm_up=0.25, learning_rate=0.1)
+    weights_after(settings)
+    peak = rates.index(max(rates))
+    assert peak == 5
+    assert rates[peak] == pytest.approx(0.1)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 0.005
+
+
+def test_weight_decay_spares_norms_and_biases():
+    model = tiny_classifier()
+    gain = model[1].weight
+    teacher = tiny_classifier()
+    settings = replace(
+        SETTINGS, weight_decay=10.0, distillation=1.0, steps=1, warm_up=0.0, optimizer="sgd"
+    )
+    before = gain.detach().clone()
+    finetune(model, (IMAGES, LABELS), replace(settings, learning_rate=1e-6), teacher=teacher)
+    assert (gain - before).abs().max() < 5e-6
+
+
+def test_the_loss_is_cross_entropy_with_smoothed_labels():
+    model = tiny_classifier()
+    expected = nn.CrossEntropyLoss(label_smoothing=0.1)(model.train()(IMAGES), LABELS).item()
+    settings = FinetuneSettings(steps=1, batch_size=len(IMAGES), label_smoothing=0.1)
+    (loss,) = finetune(tiny_classifier(), (IMAGES, LABELS), settings)
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_distillation_loss_is_that_of_hinton():
+    model, teacher = tiny_classifier(), tiny_classifier(seed=1)
+    logits = model.train()(IMAGES).detach().double().numpy()
+    wanted = teacher(IMAGES).detach().double().numpy()
+    hard = nn.functional.cross_entropy(torch.tensor(logits), LABELS).item()
+    soft = 0.0
+    for student, master in zip(logits, wanted, strict=True):
+        p, q = (
+            [math.exp(v / 3.0) / sum(math.exp(w / 3.0) for w in row) for v in row]
+            for row in (master, student)
+        )
+        soft += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / len(IMAGES)
+    settings = FinetuneSettings(steps=1, batch_size=len(IMAGES), distillation=0.25, temperature=3.0)
+    (loss,) = finetune(tiny_classifier(), (IMAGES, LABELS), settings, teacher=teacher)
+    assert loss == pytest.approx(0.75 * hard + 0.25 * 9.0 * soft, rel=1e-4)
+
+
+def test_a_student_learns_from_its_teacher_alone():
+    teacher = tiny_classifier(seed=1)
+    finetune(teacher, (IMAGES, LABELS), replace(SETTINGS, epochs=8))
+    student = tiny_classifier()
+    useless = torch.zeros_like(LABELS)
+    settings = replace(SETTINGS, distillation=1.0, epochs=8)
+    finetune(student, (IMAGES, useless), settings, teacher=teacher)
+    assert score_classification(student, *striped_images(200, seed=1)) > 0.85
+
+
+def test_the_teacher_is_not_trained():
+    teacher = tiny_classifier(seed=1)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    weights_after(teacher=teacher)
+    assert are_equal(before, teacher.state_dict())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_loss_that_is_not_finite_is_an_error_and_ends_in_evaluation_mode():
+    model = tiny_classifier()
+    images = IMAGES.clone()
+    images[0] = math.nan
+    with pytest.raises(TrainingError, match=r"loss is nan at step \d+.*lower learning_rate"):
+        finetune(model, (images, LABELS), SETTINGS)
+    assert not any(module.training for module in model.modules())
+
+
+def test_nothing_to_train_is_an_error():
+    with pytest.raises(InputError, match="nothing to train"):
+        finetune(tiny_classifier().requires_grad_(False), (IMAGES, LABELS), SETTINGS)
+
+
+def test_an_iterator_that_is_used_up_is_an_error():
+    batches = iter([(IMAGES[:32], LABELS[:32])])
+    with pytest.raises(InputError, match="data holds no batch"):
+        finetune(tiny_classifier(), batches, replace(SETTINGS, steps=2))
+
+
+def test_data_without_a_length_needs_steps():
+    with pytest.raises(InputError, match="set `steps`"):
+        finetune(tiny_classifier(), iter([(IMAGES, LABELS)]), SETTINGS)
+
+
+@pytest.mark.parametrize("labels", [LABELS[:-1], LABELS[:0]])
+def test_images_and_labels_must_be_as_many(labels):
+    with pytest.raises(InputError, match=f"256 images and {len(labels)} labels"):
+        finetune(tiny_classifier(), (IMAGES, labels), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("steps", 0),
+        ("batch_size", 0),
+        ("optimizer", "adam"),
+        ("learning_rate", math.nan),
+        ("learning_rate", 0.0),
+        ("temperature", 0.0),
+        ("weight_decay", -1.0),
+        ("label_smoothing", 1.5),
+        ("distillation", -0.1),
+        ("warm_up", math.nan),
+    ],
+)
+def test_a_setting_out_of_range_is_named(name, value):
+    with pytest.raises(InputError, match=f"{name} must be .*, got {value!r}"):
+        FinetuneSettings(**{name: value})
+
+
+def test_accuracy_is_the_fraction_of_right_answers():
+    class Constant(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([0.0, 1.0, 0.0]).expand(len(images), 3)
+
+    labels = torch.tensor([1, 1, 0, 1, 2])
+    assert score_classification(Constant(), torch.zeros(5, 1), labels, batch_size=2) == 3 / 5
+
+
+def test_scoring_does_not_depend_on_the_batch_size_and_keeps_the_mode():
+    model = tiny_classifier().train()
+    scores = {score_classification(model, IMAGES, LABELS, batch_size=n) for n in (1, 7, 256)}
+    assert len(scores) == 1
+    assert model.training

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from layermerge.candidates import CandidateSpace, Signature, enumerate_candidates
+from layermerge.errors import InputError
+from layermerge.graph import bind_inputs, capture, graph_arguments
+from layermerge.latency import protocol, pytorch, units
+from layermerge.latency.profile import Environment, LatencyProfile
+from layermerge.latency.pytorch import measure_latency, measure_modules
+from layermerge.store import Measurement, Study
+from layermerge.tracing import trace
+from networks import tiny_classifier
+
+INPUT = torch.zeros(2, 1, 8, 8)
+PLAIN = Signature(3, 5, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, (8, 8), False, None)
+SIGNATURES = [
+    pytest.param(PLAIN, id="plain"),
+    pytest.param(replace(PLAIN, kernel_size=(5, 3), padding=(1, 1, 2, 2)), id="oblong"),
+    pytest.param(replace(PLAIN, stride=(2, 2), padding=(0, 1, 0, 1)), id="asymmetric"),
+    pytest.param(replace(PLAIN, padding=(-1, -1, -1, -1)), id="cropped"),
+    pytest.param(replace(PLAIN, dilation=(2, 2), padding=(2, 2, 2, 2)), id="dilated"),
+    pytest.param(replace(PLAIN, in_channels=5, groups=5, is_sum=True), id="depthwise-sum"),
+    pytest.param(replace(PLAIN, is_sum=True, activation="relu6"), id="sum-activation"),
+]
+
+
+@pytest.fixture(scope="module")
+def traced():
+    model = tiny_classifier()
+    network = trace(model, INPUT)
+    return model, network, enumerate_candidates(network)
+
+
+@pytest.fixture
+def measured_units(monkeypatch):
+    """Names of the units that are really timed, in place of long rounds."""
+    names: list[str] = []
+    original = protocol.measure_units
+
+    def spy(units, *, known, **options):
+        names.extend(name for name in units if name not in known)
+        return original(units, known=known, **options)
+
+    monkeypatch.setattr(pytorch, "measure_units", spy)
+    return names
+
+
+def measure(model, network, space, **options):
+    return measure_latency(
+        model,
+        network,
+        space,
+        **{"example_inputs": INPUT, "target_rsd": 0.5, "max_seconds": 0.5, "threads": 1, **options},
+    )
+
+
+def profile_of(space, latencies_ns):
+    measurements = (Measurement(latency, 0.0, 1, 0.0) for latency in latencies_ns)
+    environment = Environment("none", "cpu", "float32", 1, 1)
+    return LatencyProfile(
+        space, environment, dict(zip(space.signatures, measurements, strict=True)), {}
+    )
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_a_unit_computes_a_tensor_of_the_size_that_the_signature_says(signature):
+    (call,) = units.convolution_calls([signature], 2, torch.device("cpu"))
+    assert call().shape == (2, signature.out_channels, *signature.output_size)
+
+
+def test_a_unit_adds_the_residual_before_the_activation():
+    signature = replace(PLAIN, is_sum=True, activation="relu")
+    module = units.MergedConvolution(signature)
+    value, residual = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 8, 8)
+    expected = torch.relu(module.convolution(value) + residual)
+    torch.testing.assert_close(module(value, residual), expected)
+
+
+def test_an_asymmetric_padding_is_on_the_side_that_the_signature_says():
+    signature = replace(PLAIN, padding=(2, 0, 1, 0))
+    module = units.MergedConvolution(signature)
+    value = torch.randn(1, 3, 8, 8)
+    expected = torch.zeros(1, 3, 9, 10)
+    expected[:, :, 1:, 2:] = value
+    torch.testing.assert_close(module(value), module.convolution(expected))
+
+
+def test_each_barrier_is_called_with_the_inputs_that_it_gets_in_the_network(traced):
+    model, network, _ = traced
+    image = torch.randn(2, 1, 8, 8)
+    captured = capture(model, image)
+    names = [barrier.name for barrier in network.barriers]
+    arguments = graph_arguments(captured, bind_inputs(model, image))
+    calls = units.barrier_calls(captured, names, arguments)
+    assert list(calls) == names
+    head = next(b.name for b in network.barriers if b.kind.lower() == "linear")
+    torch.testing.assert_close(calls[head](), model(image))
+
+
+def test_a_barrier_that_the_model_does_not_have_is_refused(traced):
+    captured = capture(traced[0], INPUT)
+    with pytest.raises(InputError, match="barrier 'attention', which the model does not have"):
+        units.barrier_calls(captured, ["attention"], (INPUT,))
+
+
+def test_a_profile_knows_every_candidate_and_barrier(traced):
+    model, network, space = traced
+    profile = measure(model, network, space)
+    assert all(profile.of(candidate) > 0 for candidate in space.candidates)
+    assert profile.barriers.keys() == {barrier.name for barrier in network.barriers}
+    assert profile.fixed_ns == sum(m.median_ns for m in profile.barriers.values()) > 0
+    assert profile.original_ns == profile.fixed_ns + sum(map(profile.of, space.original))
+
+
+def test_each_signature_and_barrier_is_measured_once(traced, measured_units):
+    model, network, space = traced
+    measure(model, network, space)
+    assert len(measured_units) == len(space.signatures) + len(network.barriers)
+    assert len(space.signatures) < len(space.candidates)
+
+
+def test_what_a_study_holds_is_not_measured_again(traced, measured_units, tmp_path):
+    model, network, space = traced
+    first = measure(model, network, space, study=tmp_path / "run.db", deployed=model)
+    count = len(measured_units)
+    second = measure(model, network, space, study=tmp_path / "run.db", deployed=model)
+    assert len(measured_units) == count == second.num_known
+    assert second.convolutions == first.convolutions
+    assert second.barriers == first.barriers
+    assert second.end_to_end == first.end_to_end
+
+
+def test_a_killed_measurement_keeps_what_was_final(traced, measured_units, monkeypatch):
+    model, network, space = traced
+    study = Study()
+    keep = study.add_measurements
+
+    def interrupted(environment, measurements):
+        keep(environment, dict(list(measurements.items())[:2]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "add_measurements", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(model, network, space, study=study)
+    monkeypatch.undo()
+    assert measure(model, network, space, study=study).num_known == 2
+    study.close()
+
+
+@pytest.mark.parametrize("change", [{"threads": 2}, {"example_inputs": torch.zeros(3, 1, 8, 8)}])
+def test_another_environment_is_measured_anew(traced, change):
+    model, network, space = traced
+    with Study() as study:
+        measure(model, network, space, study=study)
+        assert measure(model, network, space, study=study, **change).num_known == 0
+
+
+def test_the_environment_says_what_was_measured(traced):
+    environment = measure(*traced, threads=1).environment
+    assert (environment.batch, environment.threads, environment.dtype) == (2, 1, "float32")
+    assert torch.__version__ in environment.backend
+    assert environment.device.startswith("cpu ")
+
+
+def test_the_whole_network_calibrates_the_prediction(traced):
+    profile = measure(*traced, deployed=traced[0])
+    assert profile.end_to_end is not None
+    assert profile.calibration == profile.end_to_end.median_ns / profile.original_ns
+    assert measure(*traced).calibration == 1.0
+
+
+def test_measuring_changes_neither_model_nor_threads_nor_random_state(traced):
+    model, network, space = traced
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random_state, threads = torch.get_rng_state(), torch.get_num_threads()
+    measure(model, network, space, threads=threads + 1)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_larger_convolution_takes_longer():
+    small, large = (nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.ReLU()).eval() for c in (4, 64))
+    model = nn.Sequential(nn.Conv2d(4, 64, 1), large, nn.Conv2d(64, 4, 1), small).eval()
+    image = torch.zeros(1, 4, 32, 32)
+    network = trace(model, image)
+    space = enumerate_candidates(network)
+    profile = measure(model, network, space, example_inputs=image, target_rsd=0.05)
+    layers = {c.end: profile.of(c) for c in space.original}
+    assert layers[2] > 3 * layers[4]
+
+
+def test_networks_are_measured_against_each_other():
+    small, large = (nn.Sequential(nn.Conv2d(1, c, 3), nn.Conv2d(c, c, 3)).eval() for c in (4, 64))
+    measured = measure_modules(
+        {"small": small, "large": large}, torch.zeros(1, 1, 32, 32), threads=1, max_seconds=2
+    )
+    assert list(measured) == ["small", "large"]
+    assert measured["small"].median_ns < measured["large"].median_ns
+    assert measured["small"].repeats >= protocol.MIN_REPEATS
+
+
+def test_a_candidate_that_is_no_faster_than_its_layers_cannot_pay(traced):
+    space = traced[2]
+    cheap = {candidate.signature for candidate in space.original}
+    equal = profile_of(space, [1000 for _ in space.signatures])
+    slow = profile_of(space, [1000 if s in cheap else 10**6 for s in space.signatures])
+    costly = {candidate for candidate in space.candidates if candidate.signature not in cheap}
+    assert equal.unprofitable() == frozenset()
+    assert slow.unprofitable() == costly != set()
+
+
+def test_replaced_latency_is_that_of_the_original_layers(traced):
+    space = traced[2]
+    profile = profile_of(space, range(1, 1 + len(space.signatures)))
+    whole = next(c for c in space.candidates if (c.start, c.end) == (1, 3))
+    assert profile.replaced_ns(whole) == sum(profile.of(c) for c in space.original if c.end > 1)
+
+
+def test_a_candidate_of_another_space_is_refused(traced):
+    profile = profile_of(CandidateSpace(traced[1], (), "layermerge"), [])
+    with pytest.raises(InputError, match="another candidate space"):
+        profile.of(traced[2].candidates[0])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_cuda_is_refused_where_there_is_none(traced):
+    with pytest.raises(InputError, match=r"'cuda' was asked for.*choose device='cpu'"):
+        measure(*traced, device="cuda")
+
+
+@pytest.mark.parametrize("device", ["meta", "gpu", "cpu:x"])
+def test_a_device_that_cannot_measure_is_refused(traced, device):
+    with pytest.raises(InputError, match="device must be"):
+        measure(*traced, device=device)
+
+
+def test_a_model_on_another_device_than_the_input_is_refused(traced):
+    with pytest.raises(InputError, match="of the model is on meta, the example input on cpu"):
+        measure(tiny_classifier().to("meta"), *traced[1:])
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5])
+def test_a_number_of_threads_that_is_none_is_refused(traced, threads):
+    with pytest.raises(InputError, match=f"threads must be .*got {threads}"):
+        measure(*traced, threads=threads)
+
+
+def test_an_input_of_another_size_is_refused(traced):
+    with pytest.raises(InputError, match=r"is \(2, 1, 9, 9\), but .* traced with \(2, 1, 8, 8\)"):
+        measure(*traced, example_inputs=torch.zeros(2, 1, 9, 9))
+
+
+def test_a_model_in_double_precision_is_refused(traced):
+    with pytest.raises(InputError, match=r"torch.float64, and latency is measured in float32"):
+        measure(tiny_classifier().double(), *traced[1:], example_inputs=INPUT.double())
+
+
+def test_batch_norm_in_training_mode_is_refused(traced):
+    with pytest.raises(InputError, match="training mode"):
+        measure(tiny_classifier().train(), *traced[1:])
+
+
+def test_a_network_that_does_not_run_is_named():
+    networks = {"base": nn.Linear(3, 1).eval()}
+    with pytest.raises(InputError, match="network 'base' does not run on the example inputs"):
+        measure_modules(networks, torch.zeros(1, 4))
+
+
+def test_no_networks_are_refused():
+    with pytest.raises(InputError, match="at least one network"):
+        measure_modules({}, INPUT)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_profile_is_measured_on_cuda(traced):
+    profile = measure(*traced, threads=None, device="cuda", deployed=traced[0])
+    assert profile.environment.device.startswith("cuda ")
+    assert profile.original_ns > 0
+    assert profile.end_to_end is not None

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from layermerge.progress import progress_bar
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def show_on(monkeypatch, stream, **options):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar("Measuring", 4, **options) as show:
+        show(1)
+        show(4)
+    return stream.getvalue()
+
+
+def test_a_terminal_sees_what_goes_on_and_how_far_it_is(monkeypatch):
+    shown = show_on(monkeypatch, Terminal())
+    assert "Measuring" in shown
+    assert "100%" in shown
+
+
+@pytest.mark.parametrize(("stream", "enabled"), [(io.StringIO, True), (Terminal, False)])
+def test_a_file_sees_nothing_and_neither_does_who_asked_for_silence(monkeypatch, stream, enabled):
+    assert show_on(monkeypatch, stream(), enabled=enabled) == ""
+
+
+def test_an_error_inside_the_block_passes_through(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with pytest.raises(KeyError), progress_bar("Measuring", 4):
+        raise KeyError("lost")

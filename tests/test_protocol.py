@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layermerge.errors import InputError
+from layermerge.latency import protocol
+from layermerge.latency.protocol import Precision, measure_units, summarise
+from layermerge.store import Measurement
+
+
+class Machine:
+    """Units whose durations are scripted, on a clock that advances by them."""
+
+    def __init__(self, **durations):
+        self.durations = {name: itertools.cycle(values) for name, values in durations.items()}
+        self.calls: list[str] = []
+        self.laps: list[list[str]] = []
+        self.now_ns = 0
+        self.slowdown = lambda: 1
+
+    def unit(self, name):
+        def run():
+            self.calls.append(name)
+            duration = round(next(self.durations[name]) * self.slowdown())
+            self.now_ns += duration
+            return duration
+
+        run.name = name
+        return run
+
+    def clock(self, calls):
+        self.laps.append([call.name for call in calls])
+        return [call() for call in calls]
+
+    def measure(self, *names, target_rsd=0.02, max_seconds=1.0, **options):
+        return measure_units(
+            {name: self.unit(name) for name in names},
+            reference=self.unit("reference"),
+            clock=self.clock,
+            precision=Precision(target_rsd, max_seconds),
+            now=lambda: self.now_ns / 1e9,
+            **options,
+        )
+
+
+def noisy(median, deviation, seed):
+    generator = random.Random(seed)
+    return [max(1, round(generator.gauss(median, deviation))) for _ in range(5000)]
+
+
+def test_a_constant_unit_needs_the_fewest_repeats():
+    measured = Machine(reference=[100], conv=[1000]).measure("conv")
+    assert measured["conv"] == Measurement(1000, 0.0, protocol.MIN_REPEATS, 6e-6)
+
+
+def test_a_noisy_unit_is_repeated_until_its_median_is_known():
+    machine = Machine(reference=[100], steady=[500], noisy=noisy(1000, 100, seed=1))
+    measured = machine.measure("steady", "noisy")
+    assert measured["noisy"].spread <= 0.02
+    assert measured["noisy"].median_ns == pytest.approx(1000, rel=0.03)
+    assert measured["noisy"].repeats > 3 * measured["steady"].repeats
+
+
+def test_time_runs_out_for_a_unit_that_never_settles():
+    machine = Machine(reference=[100], wild=[10**6, 10**8])
+    measured = machine.measure("wild", max_seconds=2.0)
+    assert measured["wild"].spread > 0.02
+    assert 2.0 <= machine.now_ns / 1e9 < 2.5
+
+
+def test_every_unit_gets_the_fewest_repeats_even_after_the_time():
+    machine = Machine(reference=[100], slow=[10**9], slower=[2 * 10**9])
+    measured = machine.measure("slow", "slower", max_seconds=0.1)
+    assert {m.repeats for m in measured.values()} == {protocol.MIN_REPEATS}
+
+
+def test_laps_in_which_the_reference_is_slow_do_not_count():
+    machine = Machine(reference=[100], conv=[1000])
+    machine.slowdown = lambda: 3 if machine.now_ns // 2_500 % 5 in (3, 4) else 1
+    measured = machine.measure("conv")
+    assert measured["conv"].median_ns == 1000
+    assert measured["conv"].spread < 0.02
+    assert machine.calls.count("conv") > measured["conv"].repeats + 1
+
+
+def test_a_machine_that_is_always_disturbed_still_gives_results():
+    machine = Machine(reference=[100, 300, 900], conv=[1000])
+    assert machine.measure("conv", max_seconds=1e-3)["conv"].median_ns == 1000
+
+
+def test_units_take_turns():
+    machine = Machine(reference=[100], a=[1000], b=[1000], c=[1000])
+    machine.measure("a", "b", "c")
+    for lap in machine.laps[1:]:
+        assert sorted(lap[1:-1]) == ["a", "b", "c"]
+        assert lap[0] == lap[-1] == "reference"
+
+
+def test_a_last_noisy_unit_does_not_run_alone():
+    steady = {f"steady{number}": [1000] for number in range(50)}
+    machine = Machine(reference=[100], noisy=noisy(1000, 150, seed=2), **steady)
+    machine.measure("noisy", *steady)
+    last_turn = [name for lap in machine.laps[-2:] for name in lap[1:-1]]
+    assert len(last_turn) == protocol.COMPANY
+    assert "noisy" in last_turn
+
+
+def test_what_is_known_is_not_measured_again():
+    known = {"a": Measurement(5, 0.0, 9, 0.0)}
+    kept = []
+    machine = Machine(reference=[100], a=[1000], b=[2000])
+    measured = machine.measure("a", "b", known=known, keep=kept.append)
+    assert measured["a"] == known["a"]
+    assert [list(final) for final in kept] == [["b"]]
+
+
+def test_nothing_runs_when_all_is_known():
+    known = {"a": Measurement(5, 0.0, 9, 0.0), "other": Measurement(6, 0.0, 9, 0.0)}
+    machine = Machine(reference=[100], a=[1000])
+    assert machine.measure("a", known=known) == {"a": known["a"]}
+    assert machine.calls == []
+
+
+def test_results_are_kept_as_soon_as_they_are_final():
+    machine = Machine(reference=[100], steady=[500], noisy=noisy(1000, 100, seed=3))
+    turns_when_kept = {}
+    machine.measure(
+        "steady",
+        "noisy",
+        keep=lambda final: turns_when_kept.update(dict.fromkeys(final, len(machine.laps))),
+    )
+    assert turns_when_kept["steady"] < turns_when_kept["noisy"] == len(machine.laps)
+
+
+def test_progress_ends_at_the_number_of_units():
+    shown = []
+    machine = Machine(reference=[100], a=noisy(1000, 100, seed=4), b=[500])
+    machine.measure("a", "b", show=shown.append)
+    assert shown[-1] == pytest.approx(2)
+    assert all(0 <= done <= 2 + 1e-9 for done in shown)
+
+
+@pytest.mark.parametrize("repeats", [6, 7, 20, 101, 2000])
+def test_the_interval_has_the_confidence_that_it_claims(repeats):
+    summary = summarise(range(2, 2 * repeats + 1, 2))
+    enclosed = round(summary.spread * summary.median_ns) + 1
+    rank = (repeats - enclosed) // 2 + 1
+    outside = sum(math.comb(repeats, below) for below in range(rank))
+    assert 2 * outside / 2**repeats <= 0.05
+    assert 2 * (outside + math.comb(repeats, rank)) / 2**repeats > 0.05
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=60), st.randoms())
+def test_a_summary_does_not_depend_on_the_order(timings, generator):
+    shuffled = generator.sample(timings, len(timings))
+    assert summarise(shuffled) == summarise(timings)
+    assert min(timings) <= summarise(timings).median_ns <= max(timings)
+
+
+@pytest.mark.parametrize("target_rsd", [0, -0.1, 1, math.nan])
+def test_a_target_that_is_no_fraction_is_refused(target_rsd):
+    with pytest.raises(InputError, match=rf"target_rsd must be between 0 and 1, got {target_rsd}"):
+        Precision(target_rsd=target_rsd)
+
+
+@pytest.mark.parametrize("max_seconds", [0, -1, math.nan])
+def test_a_time_that_is_not_positive_is_refused(max_seconds):
+    with pytest.raises(InputError, match=f"max_seconds must be greater than 0, got {max_seconds}"):
+        Precision(max_seconds=max_seconds)
