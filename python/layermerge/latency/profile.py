@@ -40,7 +40,8 @@ class Environment:
         return json.dumps(asdict(self), sort_keys=True)
 
     def __str__(self) -> str:
-        threads = f", {self.threads} threads" if self.threads else ""
+        plural = "s" if self.threads > 1 else ""
+        threads = f", {self.threads} thread{plural}" if self.threads else ""
         return f"{self.device}, {self.backend}, {self.dtype}, batch {self.batch}{threads}"
 
 
