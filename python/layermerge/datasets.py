@@ -114,7 +114,9 @@ def distort(images: Tensor, noise: float) -> Tensor:
 
 def _distorted_copies(images: Tensor, labels: Tensor, noise: float) -> Batches:
     copies = torch.cat([distort(images, noise) for _ in range(_COPIES)])
-    return list(zip(copies.split(256), labels.repeat(_COPIES).split(256), strict=True))
+    return list(
+        zip(torch.split(copies, 256), torch.split(labels.repeat(_COPIES), 256), strict=True)
+    )
 
 
 def load_image_folder(

@@ -44,7 +44,7 @@ class DemoSettings:
     base: FinetuneSettings
     probe: FinetuneSettings
     final: FinetuneSettings
-    max_kernel: int = 7
+    max_kernel: int = 5
     target_rsd: float = 0.02
     max_seconds: float = 40.0
     batch: int = 64

@@ -1,14 +1,11 @@
-"""Capture a torch model as a data-flow graph and say what each node computes."""
+"""Capture a torch model as a data-flow graph, checked against the model."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import operator
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import torch
@@ -16,57 +13,13 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from layermerge.errors import InputError, UnsupportedModelError
+from layermerge.operations import ACTIVATION_NAMES, classify
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
-class Kind(Enum):
-    """What a node means for merging."""
-
-    LAYER = "layer"
-    NORM = "norm"
-    ACTIVATION = "activation"
-    SUM = "sum"
-    IDENTITY = "identity"
-    BARRIER = "barrier"
-
-
-@dataclass(frozen=True)
-class Operation:
-    """The kind of a node, its name in words and, for a barrier, why it is one."""
-
-    kind: Kind
-    name: str
-    reason: str = ""
-
-
-_ACTIVATION_MODULES: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.SiLU: "silu",
-    nn.Hardswish: "hardswish",
-    nn.Hardsigmoid: "hardsigmoid",
-    nn.GELU: "gelu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.PReLU: "prelu",
-    nn.ELU: "elu",
-    nn.Sigmoid: "sigmoid",
-    nn.Tanh: "tanh",
-    nn.Mish: "mish",
-}
-_MODULES_OF_KIND = {kind: module for module, kind in _ACTIVATION_MODULES.items()}
-_ACTIVATION_NAMES = frozenset(_MODULES_OF_KIND)
-_IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 _IN_PLACE_OPERATORS: dict[Any, Any] = {operator.iadd: operator.add, operator.imul: operator.mul}
-_IN_PLACE_METHODS = {f"{name}_": name for name in (*_ACTIVATION_NAMES, "add", "mul", "clamp")}
-
-
-def activation_module(kind: str) -> nn.Module:
-    """A module that computes the activation named `kind`, such as ``"relu6"``."""
-    if kind not in _MODULES_OF_KIND:
-        known = ", ".join(sorted(_MODULES_OF_KIND))
-        raise InputError(f"activation must be one of {known}; got {kind!r}")
-    return _MODULES_OF_KIND[kind]()
+_IN_PLACE_METHODS = {f"{name}_": name for name in (*ACTIVATION_NAMES, "add", "mul", "clamp")}
 
 
 def capture(model: nn.Module, example_inputs: ExampleInputs) -> fx.GraphModule:
@@ -98,19 +51,16 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> fx.GraphModule:
     arguments = bind_inputs(model, example_inputs)
     _check_devices(model, arguments)
     model = copy.deepcopy(model)
-    expected = _run(model, arguments)
+    # An example of zeros would hide what a capture gets wrong.
+    probe = {name: _noise_like(value) for name, value in arguments.items()}
+    expected = _run(model, probe)
     captured = _trace(model, arguments)
     _make_out_of_place(captured)
-    actual = _record_shapes(captured, arguments)
+    actual = _record_shapes(captured, probe)
     _check_capture(expected, actual)
-    _classify(captured)
+    _check_batched(captured)
+    classify(captured)
     return captured
-
-
-def operation(node: fx.Node) -> Operation:
-    """What a node of a captured graph means for merging."""
-    found = node.meta.get("operation")
-    return found if isinstance(found, Operation) else Operation(Kind.BARRIER, node.op)
 
 
 def bind_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Any]:
@@ -123,6 +73,7 @@ def bind_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, An
                 f"example_inputs has {unknown[0]!r}, which forward of {type(model).__name__} does "
                 f"not take; it takes {', '.join(parameters)}"
             )
+        _check_tensors(example_inputs)
         return dict(example_inputs)
     values = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     if not any(isinstance(value, Tensor) for value in values):
@@ -135,64 +86,19 @@ def bind_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, An
             f"example_inputs has {len(values)} values, but forward of {type(model).__name__} takes "
             f"{len(parameters)}: {', '.join(parameters)}"
         )
-    return dict(zip(parameters, values, strict=False))
+    arguments = dict(zip(parameters, values, strict=False))
+    _check_tensors(arguments)
+    return arguments
 
 
-def _classify(captured: fx.GraphModule) -> None:
-    calls = Counter(node.target for node in captured.graph.nodes if node.op == "call_module")
-    for node in captured.graph.nodes:
-        if node.op in ("call_module", "call_function", "call_method"):
-            node.meta["operation"] = _classify_node(captured, node, calls)
-
-
-def _classify_node(captured: fx.GraphModule, node: fx.Node, calls: Counter[Any]) -> Operation:
-    if node.op == "call_module":
-        return _classify_module(node, captured.get_submodule(str(node.target)), calls)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
-    if name in _ACTIVATION_NAMES and len(node.all_input_nodes) == 1:
-        return Operation(Kind.ACTIVATION, name)
-    if name == "add":
-        return _classify_sum(node)
-    return Operation(Kind.BARRIER, name, f"{name} is not affine with one input and one output")
-
-
-def _classify_module(node: fx.Node, module: nn.Module, calls: Counter[Any]) -> Operation:
-    name = type(module).__name__
-    if isinstance(module, nn.Conv2d):
-        reason = _why_no_layer(node, module, calls[node.target])
-        return Operation(Kind.BARRIER if reason else Kind.LAYER, "conv2d", reason)
-    if isinstance(module, nn.BatchNorm2d):
-        if module.running_mean is None:
-            return Operation(Kind.BARRIER, name, "batch norm without running statistics")
-        return Operation(Kind.NORM, "batch_norm")
-    if type(module) in _ACTIVATION_MODULES:
-        return Operation(Kind.ACTIVATION, _ACTIVATION_MODULES[type(module)])
-    if isinstance(module, _IDENTITY_MODULES):
-        return Operation(Kind.IDENTITY, name)
-    return Operation(Kind.BARRIER, name, f"{name} cannot be part of a convolution")
-
-
-def _why_no_layer(node: fx.Node, conv: nn.Conv2d, calls: int) -> str:
-    if calls > 1:
-        return f"convolution {node.target} is called {calls} times"
-    if conv.padding_mode != "zeros":
-        return f"padding_mode={conv.padding_mode} at {node.target}"
-    overridden = (
-        type(conv).forward is not nn.Conv2d.forward
-        or type(conv)._conv_forward is not nn.Conv2d._conv_forward
-    )
-    if overridden:
-        return f"{type(conv).__name__} at {node.target} has a forward of its own"
-    return ""
-
-
-def _classify_sum(node: fx.Node) -> Operation:
-    terms = node.args
-    is_plain = len(terms) == 2 and not node.kwargs and all(isinstance(t, fx.Node) for t in terms)
-    shapes = [term.meta.get("shape") for term in terms if isinstance(term, fx.Node)]
-    if is_plain and shapes[0] == shapes[1]:
-        return Operation(Kind.SUM, "add")
-    return Operation(Kind.BARRIER, "add", "addition of values of different shapes, or scaled")
+def _check_tensors(arguments: Mapping[str, Any]) -> None:
+    """Refuse options among the inputs: a captured graph holds one choice of them."""
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"the example input {name!r} must be a tensor, got {type(value).__name__}: leave "
+                "it out if it has a default, or wrap the model in a module that sets it"
+            )
 
 
 def check_model(model: nn.Module) -> None:
@@ -203,12 +109,19 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_evaluation_mode(model: nn.Module) -> None:
-    """Refuse a model with batch norm in training mode: its output depends on the batch."""
+    """Refuse batch norm and dropout in training mode: what they do is not fixed."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+        if not module.training:
+            continue
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise InputError(
                 f"batch norm {name!r} of the model is in training mode, in which it normalises by "
                 "the batch and cannot be merged: call model.eval() first"
+            )
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            raise InputError(
+                f"dropout {name!r} of the model is in training mode, in which its output is "
+                "random: call model.eval() first"
             )
 
 
@@ -218,6 +131,10 @@ def _check_devices(model: nn.Module, arguments: Mapping[str, Any]) -> None:
         names = ", ".join(sorted(map(str, devices)))
         raise InputError(
             f"the model is spread over the devices {names}: move it to one, model.to()"
+        )
+    if torch.device("meta") in devices:
+        raise InputError(
+            "the model is on the device meta, where it has no weights: load it on cpu or cuda"
         )
     for name, value in arguments.items():
         if isinstance(value, Tensor) and devices and value.device not in devices:
@@ -244,6 +161,21 @@ def _run(model: nn.Module, arguments: Mapping[str, Any]) -> Any:
         ) from error
 
 
+def _noise_like(value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(value.shape, generator=generator).to(value)
+
+
+class _Tracer(fx.Tracer):
+    """Keeps subclasses of the modules that merging knows whole, wherever they are defined."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        is_known = isinstance(m, (nn.Conv2d, nn.BatchNorm2d))
+        return is_known or super().is_leaf_module(m, module_qualified_name)
+
+
 def _trace(model: nn.Module, arguments: Mapping[str, Any]) -> fx.GraphModule:
     """Trace symbolically; arguments that the example leaves out keep their defaults."""
     parameters = inspect.signature(model.forward).parameters
@@ -253,7 +185,7 @@ def _trace(model: nn.Module, arguments: Mapping[str, Any]) -> fx.GraphModule:
         if name not in arguments and parameter.default is not inspect.Parameter.empty
     }
     try:
-        graph = fx.Tracer().trace(model, concrete_args=defaults or None)
+        graph = _Tracer().trace(model, concrete_args=defaults or None)
     except Exception as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be traced: {_first_line(error)}. Control flow that "
@@ -270,11 +202,21 @@ def _make_out_of_place(captured: fx.GraphModule) -> None:
     for node in captured.graph.nodes:
         if node.op == "call_function":
             node.target = _IN_PLACE_OPERATORS.get(node.target, node.target)
+            _name_inplace_flag(node)
         if node.op == "call_method":
             node.target = _IN_PLACE_METHODS.get(node.target, node.target)
         if node.kwargs.get("inplace"):
             node.kwargs = {**node.kwargs, "inplace": False}
     captured.recompile()
+
+
+def _name_inplace_flag(node: fx.Node) -> None:
+    """Turn F.relu(x, True) into F.relu(x, inplace=True)."""
+    code = getattr(node.target, "__code__", None)
+    names = code.co_varnames if code else ()
+    if "inplace" in names and len(node.args) > (place := names.index("inplace")):
+        node.kwargs = {**node.kwargs, "inplace": node.args[place]}
+        node.args = node.args[:place]
 
 
 class _ShapeRecorder(fx.Interpreter):
@@ -301,13 +243,37 @@ def graph_arguments(captured: fx.GraphModule, arguments: Mapping[str, Any]) -> t
 
 def _check_capture(expected: Any, actual: Any) -> None:
     """Refuse a capture that computes something else, as baked-in control flow can make it."""
-    pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual), strict=True)
-    for wanted, got in pairs:
-        if isinstance(wanted, Tensor) and not torch.allclose(wanted, got, rtol=1e-4, atol=1e-5):
-            raise UnsupportedModelError(
-                "the traced model computes other values than the model: its forward depends on "
-                "something that tracing freezes (random numbers, flags, or tensor values)"
-            )
+    wanted, got = pytree.tree_leaves(expected), pytree.tree_leaves(actual)
+    if len(wanted) != len(got) or not all(map(_agree, wanted, got)):
+        raise UnsupportedModelError(
+            "the traced model computes other values than the model: its forward depends on "
+            "something that tracing freezes (random numbers, flags, or tensor values) or loses "
+            "(a value that is changed in place and used again). Write that part without it"
+        )
+
+
+def _agree(wanted: Any, got: Any) -> bool:
+    if not isinstance(wanted, Tensor):
+        return True
+    same_kind = isinstance(got, Tensor) and (wanted.shape, wanted.dtype) == (got.shape, got.dtype)
+    if not same_kind or not wanted.is_floating_point():
+        return same_kind and torch.equal(wanted, got)
+    return torch.allclose(wanted, got, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _check_batched(captured: fx.GraphModule) -> None:
+    """Refuse an image without a batch dimension, which torch takes but shapes are read off."""
+    for node in captured.graph.nodes:
+        if node.op == "call_module" and isinstance(
+            captured.get_submodule(str(node.target)), nn.Conv2d
+        ):
+            shape = node.meta["shape"]
+            if len(shape) != 4:
+                raise InputError(
+                    f"convolution {node.target} gives the shape {shape}, expected (batch, "
+                    "channels, height, width): give example_inputs with a batch dimension, as "
+                    "image[None] has"
+                )
 
 
 def _first_line(error: Exception) -> str:

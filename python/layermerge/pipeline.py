@@ -21,7 +21,7 @@ from layermerge.importance.scores import ImportanceScores
 from layermerge.latency.profile import LatencyProfile
 from layermerge.latency.pytorch import measure_latency, measure_modules
 from layermerge.merging import merge, merge_unverified, verification
-from layermerge.network import Layer, Network
+from layermerge.network import Network
 from layermerge.plan import Plan, original_plan
 from layermerge.planning import Budget, chosen_candidates, make_plan, predict_ns
 from layermerge.results import Figures, Result, Step
@@ -291,7 +291,8 @@ def _plan_within_budget(
         measured = _compare(base, candidate, example_inputs, options)
         limit_ns = budget.resolve(measured[BASE].median_ns)
         compressed = measured[COMPRESSED]
-        excess = compressed.median_ns * (1 + compressed.spread) / limit_ns
+        margin = min(compressed.spread, options.target_rsd)
+        excess = compressed.median_ns * (1 + margin) / limit_ns
         _log.info("predicted %d ns, measured %d ns", plan.latency_ns, compressed.median_ns)
         if excess <= 1:
             return replace(plan, budget_ns=asked_ns)
@@ -357,23 +358,21 @@ def _steps(profile: LatencyProfile, plan: Plan) -> tuple[Step, ...]:
         for barrier in network.barriers
     ]
     for candidate in chosen_candidates(profile, plan):
-        layers = network.layers[candidate.start : candidate.end]
+        originals = profile.space.original[candidate.start : candidate.end]
         steps.append(
             Step(
                 candidate.start,
                 candidate.end,
-                _names(layers),
+                tuple(layer.name for layer in network.layers[candidate.start : candidate.end]),
                 tuple(network.layers[index - 1].name for index in candidate.kept),
                 str(candidate.signature),
                 profile.replaced_ns(candidate),
                 profile.of(candidate),
+                tuple(str(original.signature) for original in originals),
+                tuple(map(profile.of, originals)),
             )
         )
     return tuple(sorted(steps, key=lambda step: (step.end, step.start == step.end)))
-
-
-def _names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
-    return tuple(layer.name for layer in layers)
 
 
 def _provenance(options: Options, budget: Budget) -> dict[str, Any]:

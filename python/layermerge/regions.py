@@ -10,8 +10,8 @@ from operator import and_, or_
 
 from torch import fx, nn
 
-from layermerge.graph import Kind, operation
 from layermerge.network import Padding, Size
+from layermerge.operations import Kind, operation
 
 _ABSORBABLE = frozenset({Kind.LAYER, Kind.NORM, Kind.ACTIVATION, Kind.SUM, Kind.IDENTITY})
 

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from layermerge.errors import InputError, UnsupportedModelError
-from layermerge.graph import Kind, capture, check_model, operation
+from layermerge.graph import capture, check_model
 from layermerge.network import InputSpec, Network, Padding, Size
+from layermerge.operations import Kind, operation
 from layermerge.plan import Plan, PlannedSegment
 from layermerge.regions import Region, conv_padding, convolution, find_regions, pair, region_between
 from layermerge.tracing import describe

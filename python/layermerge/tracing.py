@@ -8,15 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from layermerge.errors import UnsupportedModelError
-from layermerge.graph import (
-    ExampleInputs,
-    Kind,
-    Operation,
-    bind_inputs,
-    capture,
-    operation,
-)
+from layermerge.graph import ExampleInputs, bind_inputs, capture
 from layermerge.network import Barrier, InputSpec, Layer, Network, Segment, Size
+from layermerge.operations import Kind, Operation, operation
 from layermerge.regions import (
     Region,
     conv_padding,

@@ -16,9 +16,9 @@ from torch.utils import _pytree as pytree
 
 from layermerge.candidates import Signature
 from layermerge.errors import InputError
-from layermerge.graph import activation_module
 from layermerge.latency.protocol import Call
 from layermerge.network import Network
+from layermerge.operations import activation_module
 
 
 class MergedConvolution(nn.Module):
