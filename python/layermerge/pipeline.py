@@ -15,22 +15,22 @@ from torch import fx, nn
 
 from layermerge.candidates import CandidateSpace, enumerate_candidates
 from layermerge.errors import InfeasibleError
+from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
 from layermerge.importance.estimation import ScoreFunction, TrainFunction, estimate_importance
 from layermerge.importance.scores import ImportanceScores
 from layermerge.latency.profile import LatencyProfile
 from layermerge.latency.pytorch import measure_latency, measure_modules
-from layermerge.merging import merge, merge_unverified, verification
+from layermerge.merging import merge, merge_unverified
 from layermerge.network import Network
 from layermerge.plan import Plan, original_plan
-from layermerge.planning import Budget, chosen_candidates, make_plan, predict_ns
-from layermerge.results import Figures, Result, Step
+from layermerge.planning import Budget, make_plan, predict_ns
+from layermerge.results import Result
 from layermerge.rewriting import rewrite
 from layermerge.store import Measurement, Study, StudyLike, opened
 from layermerge.tracing import trace
 
 MAX_ATTEMPTS = 6
-BASE, COMPRESSED = "base", "compressed"
 
 _log = logging.getLogger(__name__)
 
@@ -172,26 +172,18 @@ def compress(
         evaluate = evaluate_fn or score_fn
         measured = _compare(base, merged, example_inputs, options)
         values = {BASE: float(evaluate(base)), COMPRESSED: float(evaluate(merged))}
-    figures = _figures(profile, plan, {BASE: base, COMPRESSED: merged}, measured, values)
-    error = verification(merged)
-    result = Result(
-        name=network.name,
-        score_name=options.score_name,
-        environment=str(profile.environment),
-        base=figures[BASE],
-        compressed=figures[COMPRESSED],
-        budget_ns=budget.resolve(measured[BASE].median_ns),
-        calibration=profile.calibration,
-        float64_error=error.float64_error,
-        merge_error=error.error,
-        steps=_steps(profile, plan),
-        num_candidates=len(space.candidates),
-        num_signatures=len(space.signatures),
-        num_scored=len(scores.raw),
-        num_unprofitable=len(scores.skipped),
-        num_failed=len(scores.failures),
-        seconds=stages.seconds,
-        provenance=_provenance(options, budget),
+    evidence = Evidence(
+        profile,
+        scores,
+        plan,
+        budget,
+        {BASE: base, COMPRESSED: merged},
+        measured,
+        values,
+        stages.seconds,
+    )
+    result = sum_up(
+        evidence, score_name=options.score_name, provenance=_provenance(options, budget)
     )
     return Compression(merged, rewritten, base, plan, result)
 
@@ -318,61 +310,6 @@ def _compare(
         max_seconds=options.max_seconds,
         progress=options.progress,
     )
-
-
-def _figures(
-    profile: LatencyProfile,
-    plan: Plan,
-    modules: dict[str, nn.Module],
-    measured: dict[str, Measurement],
-    scores: dict[str, float],
-) -> dict[str, Figures]:
-    chosen = {BASE: profile.space.original, COMPRESSED: chosen_candidates(profile, plan)}
-    return {
-        name: Figures(
-            score=scores[name],
-            latency_ns=measured[name].median_ns,
-            latency_spread=measured[name].spread,
-            predicted_ns=predict_ns(profile, sum(map(profile.of, candidates))),
-            layers=len(candidates),
-            parameters=sum(parameter.numel() for parameter in modules[name].parameters()),
-            flops=sum(candidate.signature.flops for candidate in candidates),
-        )
-        for name, candidates in chosen.items()
-    }
-
-
-def _steps(profile: LatencyProfile, plan: Plan) -> tuple[Step, ...]:
-    """The plan and the barriers, in the order of their positions."""
-    network = profile.space.network
-    steps = [
-        Step(
-            barrier.position,
-            barrier.position,
-            (barrier.name,),
-            (barrier.name,),
-            barrier.kind,
-            profile.barriers[barrier.name].median_ns,
-            profile.barriers[barrier.name].median_ns,
-        )
-        for barrier in network.barriers
-    ]
-    for candidate in chosen_candidates(profile, plan):
-        originals = profile.space.original[candidate.start : candidate.end]
-        steps.append(
-            Step(
-                candidate.start,
-                candidate.end,
-                tuple(layer.name for layer in network.layers[candidate.start : candidate.end]),
-                tuple(network.layers[index - 1].name for index in candidate.kept),
-                str(candidate.signature),
-                profile.replaced_ns(candidate),
-                profile.of(candidate),
-                tuple(str(original.signature) for original in originals),
-                tuple(map(profile.of, originals)),
-            )
-        )
-    return tuple(sorted(steps, key=lambda step: (step.end, step.start == step.end)))
 
 
 def _provenance(options: Options, budget: Budget) -> dict[str, Any]:

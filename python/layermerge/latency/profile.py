@@ -40,8 +40,13 @@ class Environment:
         return json.dumps(asdict(self), sort_keys=True)
 
     def __str__(self) -> str:
-        threads = f", {self.threads} threads" if self.threads else ""
+        plural = "s" if self.threads > 1 else ""
+        threads = f", {self.threads} thread{plural}" if self.threads else ""
         return f"{self.device}, {self.backend}, {self.dtype}, batch {self.batch}{threads}"
+
+
+HOPELESS = 2.0
+"""How many times slower than what it replaces a candidate must be to need no precise latency."""
 
 
 @dataclass(frozen=True)
@@ -110,3 +115,23 @@ class LatencyProfile:
             for candidate in self.space.candidates
             if not candidate.is_original and self.of(candidate) >= self.replaced_ns(candidate)
         )
+
+
+def hopeless(space: CandidateSpace, estimates_ns: Mapping[Signature, int]) -> frozenset[Signature]:
+    """The signatures that are far slower than the original layers wherever they would stand.
+
+    Parameters
+    ----------
+    space : CandidateSpace
+    estimates_ns : mapping of Signature to int
+        A rough latency of every signature.
+    """
+    original_ns = {c.end: estimates_ns[c.signature] for c in space.original}
+    is_worth = {
+        c.signature
+        for c in space.candidates
+        if c.is_original
+        or estimates_ns[c.signature]
+        <= HOPELESS * sum(original_ns[layer] for layer in range(c.start + 1, c.end + 1))
+    }
+    return frozenset(estimates_ns.keys() - is_worth)
