@@ -45,7 +45,8 @@ class Environment:
     def __str__(self) -> str:
         plural = "s" if self.threads > 1 else ""
         threads = f", {self.threads} thread{plural}" if self.threads else ""
-        return f"{self.device}, {self.backend}, {self.dtype}, batch {self.batch}{threads}, {self.clock}"
+        setting = f"{self.device}, {self.backend}, {self.dtype}, batch {self.batch}"
+        return f"{setting}{threads}, {self.clock}"
 
 
 HOPELESS = 2.0
