@@ -30,7 +30,9 @@ from layermerge.rewriting import rewrite
 from layermerge.store import Measurement, Study, StudyLike, opened
 from layermerge.tracing import trace
 
-MAX_ATTEMPTS = 6
+MAX_ATTEMPTS = 8
+MAX_TIGHTENING = 1.1
+"""Largest factor by which one measurement tightens the budget: it may have been a bad one."""
 
 _log = logging.getLogger(__name__)
 
@@ -289,7 +291,7 @@ def _plan_within_budget(
         if excess <= 1:
             return replace(plan, budget_ns=asked_ns)
         assert plan.latency_ns is not None
-        target_ns = int(min(plan.latency_ns - 1, target_ns / excess))
+        target_ns = int(min(plan.latency_ns - 1, target_ns / min(excess, MAX_TIGHTENING)))
     raise InfeasibleError(
         f"no plan was measured to meet the budget of {budget} in {MAX_ATTEMPTS} attempts; the last "
         f"took {compressed.median_ns / 1e6:.3f} ms, {excess:.1%} of the budget. Latency may be too "

@@ -26,6 +26,8 @@ class Environment:
         Inputs per call.
     threads : int
         Threads within an operation; CPU only, 0 elsewhere.
+    clock : str
+        What times are of: wall clock, CPU time (of the one thread), CUDA events.
     """
 
     backend: str
@@ -33,6 +35,7 @@ class Environment:
     dtype: str
     batch: int
     threads: int
+    clock: str = "wall clock"
 
     @property
     def fingerprint(self) -> str:
@@ -42,7 +45,8 @@ class Environment:
     def __str__(self) -> str:
         plural = "s" if self.threads > 1 else ""
         threads = f", {self.threads} thread{plural}" if self.threads else ""
-        return f"{self.device}, {self.backend}, {self.dtype}, batch {self.batch}{threads}"
+        setting = f"{self.device}, {self.backend}, {self.dtype}, batch {self.batch}"
+        return f"{setting}{threads}, {self.clock}"
 
 
 HOPELESS = 2.0

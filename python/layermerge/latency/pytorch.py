@@ -22,6 +22,7 @@ from layermerge.graph import (
     graph_arguments,
 )
 from layermerge.latency.clocks import (
+    clock_name,
     clock_of,
     inference,
     processor_name,
@@ -237,6 +238,7 @@ def _environment(device: torch.device, batch: int) -> Environment:
         dtype="float32",
         batch=batch,
         threads=torch.get_num_threads() if device.type == "cpu" else 0,
+        clock=clock_name(device),
     )
 
 
