@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
+import os
+import subprocess
 import sys
 
 import pytest
@@ -8,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from layermerge.errors import InputError, MissingDependencyError
+from layermerge.errors import InputError
 from layermerge.models import call_by_name, load_model
 from networks import tiny_classifier
 
@@ -205,12 +206,36 @@ def test_pretrained_weights_are_for_libraries_only():
     assert "--pretrained is for timm:" in message_of("networks:tiny_classifier", pretrained=True)
 
 
+def inspect_with(library, content, folder):
+    """Run `inspect` where a library is another one."""
+    write(folder, f"{library}.py", content)
+    paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [sys.executable, "-m", "layermerge", "inspect", f"{library}:resnet18"],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode != 0
+    assert result.stdout == ""
+    return result.stderr
+
+
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
-def test_a_missing_library_is_named_with_the_way_to_install_it(library):
-    if importlib.util.find_spec(library):
-        pytest.skip(f"{library} is installed")
-    with pytest.raises(MissingDependencyError, match=rf"{library} .* 'layermerge\[models\]'"):
-        load_model(f"{library}:resnet18")
+def test_a_missing_library_is_named_with_the_way_to_install_it(library, tmp_path):
+    message = inspect_with(library, f"raise ModuleNotFoundError('{library}')", tmp_path)
+    assert message == (
+        f"layermerge inspect: error: {library} is not installed, and this needs it: "
+        "pip install 'layermerge[models]'\n"
+    )
+
+
+def test_a_library_that_does_not_fit_torch_is_named(tmp_path):
+    message = inspect_with("torchvision", "raise RuntimeError('no operator nms')", tmp_path)
+    assert "torchvision is installed but cannot be imported: RuntimeError: no operator" in message
+    assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])

@@ -110,10 +110,7 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def _from_timm(name: str, pretrained: bool) -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise MissingDependencyError("timm", "models") from error
+    timm = _library("timm")
     known = timm.list_models()
     if name.partition(".")[0] not in known:
         raise InputError(f"timm has no model {name!r}{_suggestion(name, known)}")
@@ -121,15 +118,24 @@ def _from_timm(name: str, pretrained: bool) -> Any:
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Any:
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise MissingDependencyError("torchvision", "models") from error
+    models = _library("torchvision").models
     known = models.list_models()
     if name not in known:
         raise InputError(f"torchvision has no model {name!r}{_suggestion(name, known)}")
     weights = "DEFAULT" if pretrained else None
     return _create(lambda: models.get_model(name, weights=weights), name)
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependencyError(name, "models") from error
+    except Exception as error:
+        raise InputError(
+            f"{name} is installed but cannot be imported: {_brief(error)}. It may be built for "
+            f"another torch than {torch.__version__}: install the two together"
+        ) from error
 
 
 def _create(create: Callable[[], Any], name: str) -> Any:
