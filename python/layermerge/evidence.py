@@ -52,7 +52,7 @@ def sum_up(evidence: Evidence, *, score_name: str, provenance: dict[str, Any]) -
         base=_figures(evidence, BASE),
         compressed=_figures(evidence, COMPRESSED),
         budget_ns=evidence.budget.resolve(evidence.measured[BASE].median_ns),
-        calibration=profile.calibration,
+        calibration=float(profile.calibration),
         float64_error=error.float64_error,
         merge_error=error.error,
         steps=_steps(profile, evidence.plan),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from layermerge.importance.scores import ImportanceScores
 from layermerge.latency.profile import LatencyProfile
 from layermerge.latency.pytorch import measure_latency, measure_modules
 from layermerge.merging import merge, merge_unverified
+from layermerge.milliseconds import format_ms
 from layermerge.network import Network
 from layermerge.plan import Plan, original_plan
 from layermerge.planning import Budget, make_plan, predict_ns
@@ -279,8 +281,14 @@ def _plan_within_budget(
     """Solve, measure the merged network, and tighten until the budget is kept with confidence."""
     asked_ns = budget.resolve(predict_ns(profile, profile.original_ns - profile.fixed_ns))
     target_ns = asked_ns
+    fastest_ns, least_excess = 0, math.inf
     for _ in range(MAX_ATTEMPTS):
-        plan = make_plan(profile, scores, target_ns, objective=options.objective)
+        try:
+            plan = make_plan(profile, scores, target_ns, objective=options.objective)
+        except InfeasibleError:
+            if target_ns == asked_ns:
+                raise
+            break
         candidate = merge_unverified(rewrite(model, plan))
         measured = _compare(base, candidate, example_inputs, options)
         limit_ns = budget.resolve(measured[BASE].median_ns)
@@ -290,13 +298,15 @@ def _plan_within_budget(
         _log.info("predicted %d ns, measured %d ns", plan.latency_ns, compressed.median_ns)
         if excess <= 1:
             return replace(plan, budget_ns=asked_ns)
+        if excess < least_excess:
+            fastest_ns, least_excess = compressed.median_ns, excess
         assert plan.latency_ns is not None
         target_ns = int(min(plan.latency_ns - 1, target_ns / min(excess, MAX_TIGHTENING)))
     raise InfeasibleError(
-        f"no plan was measured to meet the budget of {budget} in {MAX_ATTEMPTS} attempts; the last "
-        f"took {compressed.median_ns / 1e6:.3f} ms, {excess:.1%} of the budget. Latency may be too "
-        "noisy on this machine now; allow more latency or try again",
-        compressed.median_ns,
+        f"no plan that was measured meets the budget of {budget} with confidence: the fastest took "
+        f"{format_ms(fastest_ns)} ms, {least_excess:.1%} of the budget with its spread. Latency "
+        "may be too noisy on this machine now: allow more latency, or try again",
+        fastest_ns,
     )
 
 

@@ -177,7 +177,7 @@ def _plan(profile: LatencyProfile, selection: Selection, budget_ns: int) -> Plan
         selection.value,
         f"largest total importance among all plans, with latencies rounded up to "
         f"{selection.bin_ns} ns",
-        {"environment": str(profile.environment), "calibration": profile.calibration},
+        {"environment": str(profile.environment), "calibration": float(profile.calibration)},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 
 from layermerge.candidates import Candidate, CandidateSpace, Signature
 from layermerge.errors import InputError
@@ -98,11 +99,14 @@ class LatencyProfile:
         return self.fixed_ns + sum(map(self.of, self.space.original))
 
     @property
-    def calibration(self) -> float:
-        """Measured over predicted latency of the original network; 1 if it was not measured."""
+    def calibration(self) -> Fraction:
+        """Measured over predicted latency of the original network; 1 if it was not measured.
+
+        Exact, so that no rounding takes a prediction past the budget it was chosen for.
+        """
         if self.end_to_end is None:
-            return 1.0
-        return self.end_to_end.median_ns / self.original_ns
+            return Fraction(1)
+        return Fraction(self.end_to_end.median_ns, self.original_ns)
 
     def replaced_ns(self, candidate: Candidate) -> int:
         """Latency of the original layers that a candidate replaces."""
