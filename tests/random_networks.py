@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from hypothesis import reject
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -132,7 +133,12 @@ def networks(draw) -> tuple[nn.Sequential, tuple[int, ...]]:
         channels = channels_after(items[-1:], channels)
     size = (draw(st.integers(20, 24)), draw(st.integers(20, 24)))
     model = randomized(nn.Sequential(*items), draw(st.integers(0, 10)))
-    return model, (2, inputs, *size)
+    shape = (2, inputs, *size)
+    try:
+        model(torch.zeros(shape))
+    except RuntimeError:  # a kernel does not fit into what is left of the image
+        reject()
+    return model, shape
 
 
 @st.composite

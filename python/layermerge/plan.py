@@ -69,6 +69,7 @@ class Plan:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check_integers("num_layers", self.num_layers)
         if self.num_layers < 1:
             raise InputError(f"num_layers must be at least 1, got {self.num_layers}")
         position = 0
@@ -150,7 +151,9 @@ def load_plan(path: str | Path) -> Plan:
         )
     try:
         return _parse(document)
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise InputError(f"{path} is not a valid plan: it has no {error}") from error
+    except (TypeError, ValueError) as error:
         raise InputError(f"{path} is not a valid plan: {error}") from error
 
 
@@ -173,7 +176,14 @@ def _parse(document: dict[str, Any]) -> Plan:
     return Plan(inputs=inputs, segments=segments, **document)
 
 
+def _check_integers(name: str, *values: object) -> None:
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InputError(f"{name} must be integers, got {value!r}")
+
+
 def _check_segment(segment: PlannedSegment, position: int) -> None:
+    _check_integers("start, end and kept layers", segment.start, segment.end, *segment.kept)
     if segment.start != position or segment.end <= segment.start:
         raise InputError(
             f"segment ({segment.start}, {segment.end}] does not continue the plan at position "

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import csv
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from torch import nn
+
+from layermerge.candidates import enumerate_candidates
+from layermerge.errors import InputError
+from layermerge.tracing import trace
+from networks import ZOO, basic_block, images, with_pool_and_head, zoo
+from random_networks import networks
+
+ENTRIES = Path(__file__).parent / "data" / "resnet34.entries.csv"
+
+
+@cache
+def network_of(name):
+    return trace(zoo(name), images(2, 3, 16, 16))
+
+
+def best_kept_sets(network, segment):
+    """For each kernel size, and depthwise or not, the kept layers of largest norm; all subsets."""
+    layers = network.layers_of(segment)
+    jumps = dict(zip(layers, segment.jumps, strict=True))
+    best = {}
+    for count in range(1, len(layers) + 1):
+        for kept in combinations(layers, count):
+            if any(layer.is_irreducible and layer not in kept for layer in layers):
+                continue
+            size = tuple(
+                1
+                + sum(
+                    jumps[layer][axis] * layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+                    for layer in kept
+                )
+                for axis in (0, 1)
+            )
+            key = (size, all(layer.is_depthwise for layer in kept))
+            norm = sum(layer.weight_l1 for layer in kept)
+            if norm > best.get(key, (-1.0, ()))[0]:
+                best[key] = (norm, tuple(layer.index for layer in kept))
+    return {(size, kept) for (size, _), (_, kept) in best.items()}
+
+
+def assert_candidates_are_the_best_subsets(network):
+    space = enumerate_candidates(network)
+    for segment in network.segments:
+        found = [
+            (candidate.kernel_size, candidate.kept)
+            for candidate in space.candidates
+            if (candidate.start, candidate.end) == (segment.start, segment.end)
+        ]
+        assert set(found) == best_kept_sets(network, segment)
+        assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_candidates_of_each_segment_are_the_best_of_all_subsets(name):
+    assert_candidates_are_the_best_subsets(network_of(name))
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@given(networks())
+def test_candidates_of_random_networks_are_the_best_of_all_subsets(drawn):
+    model, shape = drawn
+    assert_candidates_are_the_best_subsets(trace(model, images(*shape)))
+
+
+def resnet34():
+    widths = (4, 8, 16, 32)
+    blocks, inputs = [], 8
+    for stage, (width, depth) in enumerate(zip(widths, (3, 4, 6, 3), strict=True)):
+        for place in range(depth):
+            first = place == 0 and stage > 0
+            blocks.append(basic_block(inputs if first or stage else 4, width, 2 if first else 1))
+            inputs = width
+    stem = nn.Conv2d(3, 4, 7, stride=2, padding=3, bias=False)
+    model = with_pool_and_head(*blocks, channels=32)
+    model[0] = nn.Sequential(stem, nn.BatchNorm2d(4), nn.ReLU())
+    return model.eval()
+
+
+def test_entries_of_resnet34_are_those_of_the_authors():
+    """Narrow (4 channels for their 64), with the spatial sizes and the structure of the original.
+
+    Their axis counts the convolutions of the main path after the stem; ours counts the stem and
+    the shortcuts too. Their input sizes are exactly twice ours, for they leave out the max-pool.
+    """
+    network = trace(resnet34(), torch.zeros(1, 3, 224, 224))
+    main_path = [layer for layer in network.layers[1:] if "shortcut" not in layer.name]
+    number = {layer.index: place for place, layer in enumerate(main_path, start=1)}
+    found = []
+    for candidate in enumerate_candidates(network).candidates:
+        layers = range(candidate.start + 1, candidate.end + 1)
+        if not all(layer in number for layer in layers):
+            continue
+        start, end = number[layers[0]] - 1, number[layers[-1]]
+        if any(start < position < end for position in (0, 7, 15, 27)):
+            continue
+        signature = candidate.signature
+        found.append(
+            {
+                "st": start,
+                "end": end,
+                "ker": signature.kernel_size[0],
+                "str": signature.stride[0],
+                "is_dw": signature.groups > 1,
+                "in_ch": 16 * signature.in_channels,
+                "out_ch": 16 * signature.out_channels,
+                "in_hw": 2 * signature.input_size[0],
+            }
+        )
+    with ENTRIES.open() as file:
+        expected = list(csv.DictReader(file))
+    assert len(found) == len(expected) == 150
+    assert [{key: str(value) for key, value in row.items()} for row in found] == expected
+
+
+def test_the_original_candidates_are_the_layers_themselves():
+    network = network_of("basic")
+    original = enumerate_candidates(network).original
+    assert [candidate.kept for candidate in original] == [(n.index,) for n in network.layers]
+    for layer, candidate in zip(network.layers, original, strict=True):
+        signature = candidate.signature
+        settings_of_layer = (layer.kernel_size, layer.stride, layer.padding, layer.groups)
+        assert settings_of_layer == (
+            signature.kernel_size,
+            signature.stride,
+            signature.padding,
+            signature.groups,
+        )
+        assert signature.output_size == layer.output_size
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_output_sizes_and_flops_follow_from_the_signature(name):
+    network = network_of(name)
+    segments = {(segment.start, segment.end): segment for segment in network.segments}
+    for candidate in enumerate_candidates(network).candidates:
+        signature = candidate.signature
+        assert signature.output_size == segments[candidate.start, candidate.end].output_size
+        conv = nn.Conv2d(
+            signature.in_channels,
+            signature.out_channels,
+            signature.kernel_size,
+            groups=signature.groups,
+        )
+        height, width = signature.output_size
+        assert signature.flops == 2 * conv.weight.numel() * height * width
+
+
+def test_depth_keeps_every_convolution():
+    space = enumerate_candidates(network_of("basic"), method="depth")
+    assert len(space.candidates) > space.network.num_layers
+    assert all(len(c.kept) == c.end - c.start for c in space.candidates)
+
+
+def test_layer_only_merges_nothing():
+    space = enumerate_candidates(network_of("basic"), method="layer_only")
+    assert len(space.candidates) > space.network.num_layers
+    assert all(len(candidate.kept) == 1 for candidate in space.candidates)
+
+
+def test_kernels_above_the_limit_are_left_out_except_those_of_original_layers():
+    network = network_of("basic")
+    limited = enumerate_candidates(network, max_kernel=3).candidates
+    expected = [
+        candidate
+        for candidate in enumerate_candidates(network).candidates
+        if max(candidate.kernel_size) <= 3 or candidate.is_original
+    ]
+    assert [c.key for c in limited] == [c.key for c in expected]
+    assert any(c.kernel_size == (5, 5) and c.is_original for c in limited)
+
+
+def test_frozen_layers_are_in_no_merge_and_breaks_are_not_crossed():
+    network = network_of("basic")
+    everything = {candidate.key for candidate in enumerate_candidates(network).candidates}
+    frozen = enumerate_candidates(network, frozen=[2]).candidates
+    assert all(c.is_original for c in frozen if c.start < 2 <= c.end)
+    broken = enumerate_candidates(network, breaks=[2]).candidates
+    assert not any(c.start < 2 < c.end for c in broken)
+    assert {c.key for c in frozen} | {c.key for c in broken} < everything
+
+
+def test_equal_signatures_are_listed_once():
+    space = enumerate_candidates(network_of("rep_vgg"))
+    assert len(set(space.signatures)) == len(space.signatures) < len(space.candidates)
+    assert {candidate.signature for candidate in space.candidates} == set(space.signatures)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, "method must be one of layermerge, depth, layer_only; got 'magic'"),
+        ({"max_kernel": 0}, "max_kernel must be at least 1, got 0"),
+        ({"frozen": [99]}, r"frozen names layer 99; layers are 1\.\.4"),
+        ({"breaks": [-1]}, r"breaks names position -1; positions are 0\.\.4"),
+    ],
+)
+def test_options_that_name_nothing_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        enumerate_candidates(network_of("plain"), **options)
+
+
+def test_keys_are_distinct():
+    keys = [candidate.key for candidate in enumerate_candidates(network_of("basic")).candidates]
+    assert len(keys) == len(set(keys)) > 0

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from layermerge.errors import InputError, VerificationError
+from layermerge.merging import merge, merge_unverified, verification, verify
+from layermerge.plan import Plan, PlannedSegment, original_plan
+from layermerge.rewriting import rewrite
+from layermerge.tracing import trace
+from networks import ZOO, Block, ConvNorm, images, randomized, relative_error, zoo
+from random_networks import networks, plans
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+
+
+def one_segment_per_start(network):
+    """Keep all layers; of the segments at each position, take the longest."""
+    segments, position = [], 0
+    while position < network.num_layers:
+        end = max(segment.end for segment in network.segments if segment.start == position)
+        segments.append(PlannedSegment(position, end, (1, 1), tuple(range(position + 1, end + 1))))
+        position = end
+    return Plan(network.fingerprint, network.num_layers, network.inputs, tuple(segments))
+
+
+def rewritten_zoo(name):
+    model = zoo(name)
+    return rewrite(model, one_segment_per_start(trace(model, images(2, 3, 16, 16))))
+
+
+def convolutions(model):
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
+def total_padding(merged, name):
+    """Padding of a convolution and of the F.pad in front of it."""
+    conv = merged.get_submodule(name)
+    padding = (conv.padding[1], conv.padding[1], conv.padding[0], conv.padding[0])
+    (node,) = (node for node in merged.graph.nodes if node.target == name)
+    (source,) = node.all_input_nodes
+    if source.target is F.pad:
+        padding = tuple(a + b for a, b in zip(padding, source.args[1], strict=True))
+    return padding
+
+
+def assert_is_as_promised(merged, network, chosen):
+    for candidate in chosen.values():
+        name = network.layers[candidate.kept[-1] - 1].name
+        conv, signature = merged.get_submodule(name), candidate.signature
+        assert (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride) == (
+            signature.in_channels,
+            signature.out_channels,
+            signature.kernel_size,
+            signature.stride,
+        )
+        assert (conv.groups, conv.dilation) == (signature.groups, signature.dilation)
+        assert total_padding(merged, name) == signature.padding
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_merged_equals_rewritten_and_is_what_the_candidates_promised(data):
+    model, shape = data.draw(networks())
+    x = images(*shape)
+    network = trace(model, x)
+    plan, chosen = data.draw(plans(network))
+    rewritten = rewrite(model, plan)
+    merged = merge(rewritten)
+    found = verification(merged)
+    assert found.float64_error <= 1e-12
+    assert found.error <= 1e-5
+    assert relative_error(merged(x), rewritten(x)) <= 1e-5
+    exact = copy.deepcopy(rewritten).double()
+    assert relative_error(merge_unverified(exact)(x.double()), exact(x.double())) <= 1e-12
+    assert len(convolutions(merged)) == len(plan.segments)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in merged.modules())
+    assert_is_as_promised(merged, network, chosen)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_segments_of_each_network_become_one_convolution(name):
+    rewritten = rewritten_zoo(name)
+    merged = merge(rewritten)
+    plan = one_segment_per_start(trace(zoo(name), images(2, 3, 16, 16)))
+    assert len(convolutions(merged)) == len(plan.segments)
+    other = images(3, 3, 16, 16, seed=5)
+    assert relative_error(merged(other), rewritten(other)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_keeping_everything_merges_norms_only(name):
+    model, x = zoo(name).double(), images(2, 3, 16, 16, dtype=torch.float64)
+    merged = merge(rewrite(model, original_plan(trace(model, x))))
+    assert relative_error(merged(x), model(x)) <= 1e-12
+    assert len(convolutions(merged)) == len(convolutions(model))
+
+
+def test_a_segment_may_begin_right_where_another_ended():
+    model = randomized(nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4)))).double()
+    x = images(2, 4, 8, 8, dtype=torch.float64)
+    network = trace(model, x)
+    segments = (PlannedSegment(0, 2, (5, 5), (1, 2)), PlannedSegment(2, 4, (5, 5), (3, 4)))
+    merged = merge(rewrite(model, Plan(network.fingerprint, 4, network.inputs, segments)))
+    assert [conv.kernel_size for conv in convolutions(merged)] == [(5, 5), (5, 5)]
+
+
+def test_the_rewritten_network_is_left_as_it_is():
+    rewritten = rewritten_zoo("basic")
+    x = images(2, 3, 16, 16)
+    before, code, output = copy.deepcopy(rewritten.state_dict()), rewritten.code, rewritten(x)
+    merged = merge(rewritten)
+    with torch.no_grad():
+        for parameter in merged.parameters():
+            parameter.zero_()
+    state = rewritten.state_dict()
+    assert state.keys() == before.keys()
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    assert rewritten.code == code
+    assert torch.equal(rewritten(x), output)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_network_of_another_precision_merges_in_it(dtype):
+    model = randomized(nn.Sequential(ConvNorm(4, 4, 3, nn.ReLU()), ConvNorm(4, 4, 3))).to(dtype)
+    x = images(2, 4, 8, 8).to(dtype)
+    merged = merge(rewrite(model, one_segment_per_start(trace(model, x))))
+    assert {parameter.dtype for parameter in merged.parameters()} == {dtype}
+    assert verification(merged).float64_error <= 1e-12
+    assert verification(merged).error <= 8 * torch.finfo(dtype).eps
+
+
+def test_a_network_that_computes_something_else_is_refused_with_its_segment():
+    model = randomized(nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), Block(ConvNorm(4, 4, 3))))
+    rewritten = rewrite(model, original_plan(trace(model, images(1, 4, 9, 9))))
+    merged = merge(rewritten)
+    with torch.no_grad():
+        merged.get_submodule("2.branch.0").weight += 1
+    with pytest.raises(VerificationError, match=r"differs from the rewritten one by .*expected"):
+        verify(rewritten, merged)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.Dropout])
+def test_training_mode_is_refused(kind):
+    part = kind(4) if kind is nn.BatchNorm2d else kind(0.5)
+    model = randomized(nn.Sequential(nn.Conv2d(4, 4, 3), part, nn.Conv2d(4, 4, 3)))
+    rewritten = rewrite(model, original_plan(trace(model, images(1, 4, 9, 9)))).train()
+    with pytest.raises(InputError, match=r"'1' of the model is in training mode.*model\.eval\(\)"):
+        merge(rewritten)
+
+
+@pytest.mark.parametrize("what", [nn.Conv2d(1, 1, 1), "model.pt"])
+def test_what_was_not_rewritten_is_refused(what):
+    with pytest.raises(InputError, match=r"expected a network made by layermerge\.rewrite.*call"):
+        merge(what)
