@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="layermerge",
         description="Make convolutional networks faster by making them shallower.",
-        epilog="Exit status: 0 done, 2 bad usage or bad input, 3 infeasible budget.",
+        epilog="Exit status: 0 done, 1 failed, 2 bad usage or bad input, 3 infeasible budget.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -295,12 +295,14 @@ def _plan_within_budget(
         compressed = measured[COMPRESSED]
         margin = min(compressed.spread, options.target_rsd)
         excess = compressed.median_ns * (1 + margin) / limit_ns
-        _log.info("predicted %d ns, measured %d ns", plan.latency_ns, compressed.median_ns)
+        assert plan.latency_ns is not None
+        _log.info(
+            "predicted %.3f ms, measured %.3f ms", plan.latency_ns / 1e6, compressed.median_ns / 1e6
+        )
         if excess <= 1:
             return replace(plan, budget_ns=asked_ns)
         if excess < least_excess:
             fastest_ns, least_excess = compressed.median_ns, excess
-        assert plan.latency_ns is not None
         target_ns = int(min(plan.latency_ns - 1, target_ns / min(excess, MAX_TIGHTENING)))
     raise InfeasibleError(
         f"no plan that was measured meets the budget of {budget} with confidence: the fastest took "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from layermerge.errors import InputError
 
 if TYPE_CHECKING:
     from layermerge.datasets import Dataset
+    from layermerge.pipeline import Compression
 
 SUMMARY = "Make a model faster: measure, search, fine-tune, merge, verify."
 EPILOG = """\
@@ -66,6 +68,14 @@ def _add_latency(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threads", type=at_least(1), metavar="N", help="CPU only; default: torch's"
     )
+    group.add_argument(
+        "--max-seconds",
+        type=positive,
+        default=120.0,
+        metavar="T",
+        help="time for each round of measurements, where noise takes longer to average out; "
+        "default: 120",
+    )
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -93,21 +103,27 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compress and print the result."""
+    from layermerge.commands.outcome import compress_to
+
+    announce_stages()
+    compress_to(arguments.out, partial(_compress, arguments), as_json=arguments.json)
+    return 0
+
+
+def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
     import torch
 
-    from layermerge.commands.outcome import show
     from layermerge.finetuning import FinetuneSettings
     from layermerge.latency.clocks import resolve_device
     from layermerge.models import load_model
     from layermerge.pipeline import Options, compress
     from layermerge.recipes import classification
 
-    announce_stages()
     model = load_model(arguments.model, weights=arguments.weights, pretrained=arguments.pretrained)
     dataset = _load_data(arguments.data)
     device = resolve_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(device)
-    images, _ = next(iter(dataset.validation))
+    shape = arguments.input or (1, *_image_shape(dataset))
     recipe = classification(
         model,
         dataset,
@@ -118,11 +134,9 @@ def run(arguments: argparse.Namespace) -> int:
             epochs=arguments.epochs, learning_rate=arguments.lr, seed=arguments.seed
         ),
     )
-    out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
-    compression = compress(
+    return compress(
         model,
-        torch.randn(arguments.input or (1, *images.shape[1:])).to(device),
+        torch.randn(shape).to(device),
         speedup=arguments.speedup,
         latency_ms=arguments.latency_ms,
         fraction=arguments.latency,
@@ -137,13 +151,18 @@ def run(arguments: argparse.Namespace) -> int:
             frozen=arguments.frozen,
             breaks=arguments.breaks,
             threads=arguments.threads,
+            max_seconds=arguments.max_seconds,
             estimator=recipe.estimator,
             score_name=recipe.score_name,
             seed=arguments.seed,
         ),
     )
-    show(compression, out, as_json=arguments.json)
-    return 0
+
+
+def _image_shape(dataset: Dataset) -> tuple[int, ...]:
+    for images, _ in dataset.validation:
+        return tuple(images.shape[1:])
+    raise InputError(f"the validation part of {dataset.name} holds no images")
 
 
 def _load_data(name: str) -> Dataset:

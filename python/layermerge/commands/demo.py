@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from functools import partial
 
 from layermerge.commands.options import announce_stages, at_least, positive
 
@@ -31,17 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demonstration and print its result."""
-    from layermerge.commands.outcome import show
+    from layermerge.commands.outcome import compress_to
     from layermerge.demo import FAST, FULL, run_demo
 
     announce_stages()
-    out = Path(arguments.out)
-    compression = run_demo(
-        out,
-        speedup=arguments.speedup,
-        seed=arguments.seed,
-        settings=FAST if arguments.fast else FULL,
-        threads=arguments.threads,
+    compress_to(
+        arguments.out,
+        partial(
+            run_demo,
+            speedup=arguments.speedup,
+            seed=arguments.seed,
+            settings=FAST if arguments.fast else FULL,
+            threads=arguments.threads,
+        ),
+        as_json=arguments.json,
     )
-    show(compression, out, as_json=arguments.json)
     return 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from layermerge.errors import InfeasibleError, InputError
 from layermerge.exporting import save
 from layermerge.pipeline import Compression
 from layermerge.report.html import write_html
@@ -15,15 +17,42 @@ RESULT_FILE = "result.json"
 REPORT_FILE = "report.html"
 
 
-def show(compression: Compression, directory: Path, *, as_json: bool) -> None:
+def compress_to(directory: str, compress: Callable[[Path], Compression], *, as_json: bool) -> None:
+    """Compress, leave what comes of it in a folder, and print it; or that nothing can."""
+    folder = _made(directory)
+    try:
+        compression = compress(folder)
+    except InfeasibleError as error:
+        if as_json:
+            least_ms = error.least_latency_ns / 1e6
+            print(json.dumps({"feasible": False, "least_latency_ms": least_ms}))
+        raise
+    _show(compression, folder, as_json=as_json)
+
+
+def _made(directory: str) -> Path:
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {directory} cannot be made a folder: {error}") from error
+    return folder
+
+
+def _show(compression: Compression, directory: Path, *, as_json: bool) -> None:
     """Save artefact, result and report in a folder; print the result."""
     save(compression.model, directory)
     result = compression.result
     result.save(directory / RESULT_FILE)
     write_html(result, directory / REPORT_FILE)
     if as_json:
-        derived = {"speedup": result.speedup, "is_within_budget": result.is_within_budget}
-        print(json.dumps({**asdict(result), **derived, "directory": str(directory)}))
+        derived = {
+            "feasible": True,
+            "speedup": result.speedup,
+            "is_within_budget": result.is_within_budget,
+            "directory": str(directory),
+        }
+        print(json.dumps({**asdict(result), **derived}, allow_nan=False))
         return
     print_result(result)
     print(f"Saved in {directory}: plan.json, model.safetensors, {REPORT_FILE}, {RESULT_FILE}")
