@@ -9,6 +9,7 @@
 #include <string>
 
 #include "binned.hpp"
+#include "exact.hpp"
 #include "kernel_sizes.hpp"
 #include "latency_table.hpp"
 #include "problem.hpp"
@@ -101,6 +102,17 @@ py::typing::Tuple<Ints, double, std::int64_t> binned(const Problem& problem, std
     return py::make_tuple(to_array<std::int32_t>(path.arcs), path.value, path.latency_ns);
 }
 
+std::vector<Solution> exact(const Problem& problem, const std::vector<std::int64_t>& budgets_ns,
+                            double gap, std::size_t memory_limit_bytes) {
+    return without_gil([&, interrupt = python_interrupt()] {
+        ExactSolver solver(problem);
+        std::vector<Solution> solutions;
+        for (const std::int64_t budget_ns : budgets_ns)
+            solutions.push_back(solver.solve(budget_ns, {gap, memory_limit_bytes}, interrupt));
+        return solutions;
+    });
+}
+
 py::typing::Tuple<Ints, Bools, Doubles, Bools> segment_kernel_sizes(
     const py::array& growth_h, const py::array& growth_w, const py::array& weight_l1,
     const py::array& irreducible, const py::array& depthwise,
@@ -180,6 +192,23 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         .def("lookup", &lookup, py::arg("signature"), "Latency of each row, int64 [rows].")
         .def("arcs", &table_arcs, py::arg("start"), py::arg("end"), py::arg("signature"),
              py::arg("value"), "Candidates as the arcs of a problem, one per row.");
+
+    py::class_<Solution>(m, "Solution", "A path within a budget, and what is proven about it.")
+        .def_property_readonly(
+            "arcs", [](const Solution& found) { return to_array<std::int32_t>(found.path.arcs); })
+        .def_property_readonly("value", [](const Solution& found) { return found.path.value; })
+        .def_property_readonly("latency_ns",
+                               [](const Solution& found) { return found.path.latency_ns; })
+        .def_readonly("upper_bound", &Solution::upper_bound)
+        .def_readonly("optimal", &Solution::optimal)
+        .def_readonly("ties_resolved", &Solution::ties_resolved)
+        .def_readonly("arcs_left", &Solution::arcs_left, "Arcs that the bounds left to search.")
+        .def_readonly("labels", &Solution::labels, "Labels made by the search.");
+
+    m.def("solve_exact", &exact, py::arg("problem"), py::arg("budgets_ns"), py::kw_only(),
+          py::arg("gap") = ExactOptions{}.gap,
+          py::arg("memory_limit_bytes") = ExactOptions{}.memory_limit_bytes,
+          "Return the best path of each budget, proven.");
 
     m.def("kernel_sizes", &segment_kernel_sizes, py::arg("growth_h"), py::arg("growth_w"),
           py::arg("weight_l1"), py::arg("irreducible"), py::arg("depthwise"), py::kw_only(),

@@ -1,19 +1,10 @@
 #include "max_plus.hpp"
 
-// One binary runs everywhere and uses the widest vectors the machine has.
-#if defined(__x86_64__) && defined(__linux__) && !defined(LAYERMERGE_NO_DISPATCH)
-#define LAYERMERGE_DISPATCH __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define LAYERMERGE_DISPATCH
-#endif
+#include "lanes.hpp"
 
 namespace layermerge {
 namespace {
 
-// Eight doubles that may lie anywhere; compiled to as many registers as the machine needs.
-typedef double Lanes __attribute__((vector_size(64), aligned(alignof(double)), may_alias));
-
-constexpr std::size_t lanes = 8;
 constexpr std::size_t block = 4 * lanes;
 
 }  // namespace

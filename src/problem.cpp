@@ -74,6 +74,7 @@ Problem::Problem(std::span<const std::int32_t> tail, std::span<const std::int32_
         value_.push_back(value[std::size_t(a)]);
     }
     interrupt.work(16 * head.size());
+    find_pairs();
     check_paths(interrupt);
 }
 
@@ -91,6 +92,20 @@ void Problem::sort_arcs(std::span<const std::int32_t> tail, std::span<const std:
     latency_ns_.reserve(arcs);
     value_.reserve(arcs);
     for (const std::int32_t a : id_) tail_.push_back(tail[std::size_t(a)]);
+}
+
+void Problem::find_pairs() {
+    first_pair_.reserve(first_.size());
+    for (std::size_t j = 0; j + 1 < first_.size(); ++j) {
+        first_pair_.push_back(pair_tail_.size());
+        for (std::size_t a = first_[j]; a < first_[j + 1]; ++a)
+            if (a == first_[j] || tail_[a] != tail_[a - 1]) {
+                pair_tail_.push_back(tail_[a]);
+                pair_first_.push_back(a);
+            }
+    }
+    first_pair_.push_back(pair_tail_.size());
+    pair_first_.push_back(tail_.size());
 }
 
 void Problem::check_paths(Interrupt& interrupt) {
@@ -123,6 +138,18 @@ void Problem::check_paths(Interrupt& interrupt) {
     }
     if (fastest.back() == unreached) throw std::invalid_argument(unreachable_message(fastest));
     least_latency_ns_ = fastest.back();
+    most_latency_ns_ = slowest.back();
+    most_magnitude_ = largest.back();
+}
+
+void Problem::check_budget(std::int64_t budget_ns) const {
+    if (budget_ns < 0) throw std::invalid_argument(text("budget_ns must be >= 0, got ", budget_ns));
+    if (budget_ns < least_latency_ns_)
+        throw InfeasibleError(
+            text("no plan meets the budget of ", milliseconds(budget_ns),
+                 ": the least achievable latency is ", milliseconds(least_latency_ns_),
+                 ". Raise the budget to at least that"),
+            least_latency_ns_);
 }
 
 IncomingArcs Problem::incoming(std::int32_t head) const {

@@ -28,10 +28,10 @@ def are_equal(one, other):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_training_lowers_the_loss_and_raises_held_out_accuracy(optimizer):
     model, held_out = tiny_classifier(), striped_images(200, seed=1)
-    before = score_classification(model, *held_out)
+    before = score_classification(model, [held_out])
     losses = finetune(model, (IMAGES, LABELS), replace(SETTINGS, optimizer=optimizer))
     assert sum(losses[-8:]) < 0.5 * sum(losses[:8])
-    assert score_classification(model, *held_out) > max(0.85, before + 0.2)
+    assert score_classification(model, [held_out]) > max(0.85, before + 0.2)
 
 
 def test_equal_seeds_give_equal_weights():
@@ -140,7 +140,7 @@ def test_a_student_learns_from_its_teacher_alone():
     useless = torch.zeros_like(LABELS)
     settings = replace(SETTINGS, distillation=1.0, epochs=8)
     finetune(student, (IMAGES, useless), settings, teacher=teacher)
-    assert score_classification(student, *striped_images(200, seed=1)) > 0.85
+    assert score_classification(student, [striped_images(200, seed=1)]) > 0.85
 
 
 def test_the_teacher_is_not_trained():
@@ -209,11 +209,20 @@ def test_accuracy_is_the_fraction_of_right_answers():
             return torch.tensor([0.0, 1.0, 0.0]).expand(len(images), 3)
 
     labels = torch.tensor([1, 1, 0, 1, 2])
-    assert score_classification(Constant(), torch.zeros(5, 1), labels, batch_size=2) == 3 / 5
+    batches = zip(torch.zeros(5, 1).split(2), labels.split(2), strict=True)
+    assert score_classification(Constant(), batches) == 3 / 5
 
 
 def test_scoring_does_not_depend_on_the_batch_size_and_keeps_the_mode():
     model = tiny_classifier().train()
-    scores = {score_classification(model, IMAGES, LABELS, batch_size=n) for n in (1, 7, 256)}
+    scores = {
+        score_classification(model, zip(IMAGES.split(n), LABELS.split(n), strict=True))
+        for n in (1, 7, 256)
+    }
     assert len(scores) == 1
     assert model.training
+
+
+def test_nothing_to_score_on_is_an_error():
+    with pytest.raises(InputError, match="there is no image to score the model on"):
+        score_classification(tiny_classifier(), iter([]))

@@ -30,7 +30,7 @@ def train_fn(module):
 
 
 def score_fn(module):
-    return score_classification(module, *HELD_OUT)
+    return score_classification(module, [HELD_OUT])
 
 
 @pytest.fixture(scope="module")

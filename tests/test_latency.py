@@ -10,7 +10,7 @@ from layermerge.candidates import CandidateSpace, Signature, enumerate_candidate
 from layermerge.errors import InputError
 from layermerge.graph import bind_inputs, capture, graph_arguments
 from layermerge.latency import protocol, pytorch, units
-from layermerge.latency.profile import Environment, LatencyProfile
+from layermerge.latency.profile import Environment, LatencyProfile, hopeless
 from layermerge.latency.pytorch import measure_latency, measure_modules
 from layermerge.store import Measurement, Study
 from layermerge.tracing import trace
@@ -170,8 +170,8 @@ def test_the_environment_says_what_was_measured(traced):
 def test_the_whole_network_calibrates_the_prediction(traced):
     profile = measure(*traced, deployed=traced[0])
     assert profile.end_to_end is not None
-    assert profile.calibration == profile.end_to_end.median_ns / profile.original_ns
-    assert measure(*traced).calibration == 1.0
+    assert profile.calibration * profile.original_ns == profile.end_to_end.median_ns
+    assert measure(*traced).calibration == 1
 
 
 def test_measuring_changes_neither_model_nor_threads_nor_random_state(traced):
@@ -213,6 +213,15 @@ def test_a_candidate_that_is_no_faster_than_its_layers_cannot_pay(traced):
     costly = {candidate for candidate in space.candidates if candidate.signature not in cheap}
     assert equal.unprofitable() == frozenset()
     assert slow.unprofitable() == costly != set()
+
+
+def test_hopeless_is_what_is_far_slower_than_all_it_could_replace(traced):
+    space = traced[2]
+    cheap = {candidate.signature for candidate in space.original}
+    costly = set(space.signatures) - cheap
+    assert hopeless(space, dict.fromkeys(space.signatures, 1000)) == frozenset()
+    assert hopeless(space, {s: 1000 if s in cheap else 10**6 for s in space.signatures}) == costly
+    assert hopeless(space, {s: 10**6 if s in cheap else 1000 for s in space.signatures}) == set()
 
 
 def test_replaced_latency_is_that_of_the_original_layers(traced):

@@ -19,18 +19,13 @@ def run_python(*arguments):
     )
 
 
-@pytest.mark.parametrize("module", ["layermerge", "layermerge.solver", "layermerge.cli"])
+@pytest.mark.parametrize(
+    "module", ["layermerge", "layermerge.solver", "layermerge.cli", "layermerge.report"]
+)
 def test_import_loads_nothing_heavy(module):
     code = f"import sys, {module}; print(*(name for name in {HEAVY} if name in sys.modules))"
     result = run_python("-c", code)
     assert (result.returncode, result.stdout) == (0, "\n")
-
-
-@pytest.mark.parametrize("module", ["layermerge", "layermerge.solver"])
-def test_import_is_quick(module):
-    timed = "from time import perf_counter as now; began = now(); import {}; print(now() - began)"
-    seconds = min(float(run_python("-c", timed.format(module)).stdout) for _ in range(3))
-    assert seconds < 0.3
 
 
 @pytest.mark.parametrize("name", layermerge.__all__)

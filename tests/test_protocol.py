@@ -86,7 +86,7 @@ def test_laps_in_which_the_reference_is_slow_do_not_count():
     measured = machine.measure("conv")
     assert measured["conv"].median_ns == 1000
     assert measured["conv"].spread < 0.02
-    assert machine.calls.count("conv") > measured["conv"].repeats + 1
+    assert machine.calls.count("conv") > measured["conv"].repeats + protocol.WARM_UP
 
 
 def test_a_machine_that_is_always_disturbed_still_gives_results():
@@ -136,6 +136,23 @@ def test_results_are_kept_as_soon_as_they_are_final():
         keep=lambda final: turns_when_kept.update(dict.fromkeys(final, len(machine.laps))),
     )
     assert turns_when_kept["steady"] < turns_when_kept["noisy"] == len(machine.laps)
+
+
+def test_units_that_are_too_slow_to_matter_keep_the_few_timings_they_have():
+    machine = Machine(
+        reference=[100], quick=noisy(1000, 100, seed=5), slow=noisy(9000, 900, seed=6)
+    )
+    estimates = []
+
+    def give_up(estimates_ns):
+        estimates.append(estimates_ns)
+        return [name for name in estimates_ns if estimates_ns[name] > 2 * estimates_ns["quick"]]
+
+    measured = machine.measure("quick", "slow", give_up=give_up)
+    assert measured["slow"].repeats == machine.calls.count("slow") == 2
+    assert measured["slow"].median_ns == pytest.approx(9000, rel=0.3)
+    assert measured["quick"].repeats >= protocol.MIN_REPEATS
+    assert all(estimate.keys() == {"quick", "slow"} for estimate in estimates)
 
 
 def test_progress_ends_at_the_number_of_units():

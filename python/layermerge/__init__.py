@@ -9,8 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layermerge.errors import InfeasibleError, InputError, LayerMergeError
+    from layermerge.candidates import CandidateSpace, enumerate_candidates
+    from layermerge.errors import (
+        InfeasibleError,
+        InputError,
+        LayerMergeError,
+        UnsupportedModelError,
+    )
+    from layermerge.exporting import load, save
+    from layermerge.finetuning import finetune
+    from layermerge.importance.estimation import estimate_importance
+    from layermerge.importance.scores import ImportanceScores
+    from layermerge.latency.profile import LatencyProfile
+    from layermerge.latency.pytorch import measure_latency
+    from layermerge.merging import merge
+    from layermerge.models import load_model
+    from layermerge.network import Network
+    from layermerge.pipeline import Compression, Options, compress
+    from layermerge.plan import Plan, load_plan, original_plan
+    from layermerge.planning import Budget, make_plan
+    from layermerge.results import Result
+    from layermerge.rewriting import rewrite
     from layermerge.solver import Selection, solve
+    from layermerge.store import Study
     from layermerge.table_files import (
         read_importance,
         read_latency,
@@ -18,31 +39,82 @@ if TYPE_CHECKING:
         write_latency,
     )
     from layermerge.tables import ImportanceTable, LatencyTable
+    from layermerge.tracing import trace
 
 __all__ = [
+    "Budget",
+    "CandidateSpace",
+    "Compression",
+    "ImportanceScores",
     "ImportanceTable",
     "InfeasibleError",
     "InputError",
+    "LatencyProfile",
     "LatencyTable",
     "LayerMergeError",
+    "Network",
+    "Options",
+    "Plan",
+    "Result",
     "Selection",
+    "Study",
+    "UnsupportedModelError",
+    "compress",
+    "enumerate_candidates",
+    "estimate_importance",
+    "finetune",
+    "load",
+    "load_model",
+    "load_plan",
+    "make_plan",
+    "measure_latency",
+    "merge",
+    "original_plan",
     "read_importance",
     "read_latency",
+    "rewrite",
+    "save",
     "solve",
+    "trace",
     "write_importance",
     "write_latency",
 ]
 
 _MODULE_OF = {
+    "Budget": "layermerge.planning",
+    "CandidateSpace": "layermerge.candidates",
+    "Compression": "layermerge.pipeline",
+    "ImportanceScores": "layermerge.importance.scores",
     "ImportanceTable": "layermerge.tables",
     "InfeasibleError": "layermerge.errors",
     "InputError": "layermerge.errors",
+    "LatencyProfile": "layermerge.latency.profile",
     "LatencyTable": "layermerge.tables",
     "LayerMergeError": "layermerge.errors",
+    "Network": "layermerge.network",
+    "Options": "layermerge.pipeline",
+    "Plan": "layermerge.plan",
+    "Result": "layermerge.results",
     "Selection": "layermerge.solver",
+    "Study": "layermerge.store",
+    "UnsupportedModelError": "layermerge.errors",
+    "compress": "layermerge.pipeline",
+    "enumerate_candidates": "layermerge.candidates",
+    "estimate_importance": "layermerge.importance.estimation",
+    "finetune": "layermerge.finetuning",
+    "load": "layermerge.exporting",
+    "load_model": "layermerge.models",
+    "load_plan": "layermerge.plan",
+    "make_plan": "layermerge.planning",
+    "measure_latency": "layermerge.latency.pytorch",
+    "merge": "layermerge.merging",
+    "original_plan": "layermerge.plan",
     "read_importance": "layermerge.table_files",
     "read_latency": "layermerge.table_files",
+    "rewrite": "layermerge.rewriting",
+    "save": "layermerge.exporting",
     "solve": "layermerge.solver",
+    "trace": "layermerge.tracing",
     "write_importance": "layermerge.table_files",
     "write_latency": "layermerge.table_files",
 }

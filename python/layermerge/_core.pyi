@@ -2,10 +2,11 @@
 The C++ core: arrays in, arrays out. Use it through layermerge.solver.
 """
 from __future__ import annotations
+import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['LatencyTable', 'Problem', 'kernel_sizes', 'solve_binned']
+__all__: list[str] = ['LatencyTable', 'Problem', 'Solution', 'kernel_sizes', 'solve_binned', 'solve_exact']
 class Problem:
     """
     Validated arcs of a directed acyclic graph on positions 0..last_position.
@@ -43,6 +44,38 @@ class LatencyTable:
         """
         Latency of each row, int64 [rows].
         """
+class Solution:
+    """
+    A path within a budget, and what is proven about it.
+    """
+    @property
+    def arcs(self) -> numpy.typing.NDArray[numpy.int32]:
+        ...
+    @property
+    def arcs_left(self) -> int:
+        """
+        Arcs that the bounds left to search.
+        """
+    @property
+    def labels(self) -> int:
+        """
+        Labels made by the search.
+        """
+    @property
+    def latency_ns(self) -> int:
+        ...
+    @property
+    def optimal(self) -> bool:
+        ...
+    @property
+    def ties_resolved(self) -> bool:
+        ...
+    @property
+    def upper_bound(self) -> float:
+        ...
+    @property
+    def value(self) -> float:
+        ...
 def kernel_sizes(growth_h: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], growth_w: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], weight_l1: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], irreducible: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], depthwise: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], *, max_kernel_h: typing.SupportsInt | typing.SupportsIndex | None = None, max_kernel_w: typing.SupportsInt | typing.SupportsIndex | None = None) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.bool], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.bool]]:
     """
     Return (kernel_size int32 [n, 2], is_depthwise bool [n], weight_l1 float64 [n], kept bool [n, layers]): each achievable kernel size with its best kept layers.
@@ -50,4 +83,8 @@ def kernel_sizes(growth_h: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], g
 def solve_binned(problem: Problem, budget_ns: typing.SupportsInt | typing.SupportsIndex, *, bin_ns: typing.SupportsInt | typing.SupportsIndex, rounding: str = 'up', memory_limit_bytes: typing.SupportsInt | typing.SupportsIndex = 2147483648) -> tuple[numpy.typing.NDArray[numpy.int32], float, int]:
     """
     Return (arcs int32 [n], value, latency_ns) of the best path within the budget.
+    """
+def solve_exact(problem: Problem, budgets_ns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], *, gap: typing.SupportsFloat | typing.SupportsIndex = 0.0, memory_limit_bytes: typing.SupportsInt | typing.SupportsIndex = 2147483648) -> list[Solution]:
+    """
+    Return the best path of each budget, proven.
     """

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from layermerge.errors import InputError, MissingDependencyError
 
@@ -114,7 +114,9 @@ def distort(images: Tensor, noise: float) -> Tensor:
 
 def _distorted_copies(images: Tensor, labels: Tensor, noise: float) -> Batches:
     copies = torch.cat([distort(images, noise) for _ in range(_COPIES)])
-    return list(zip(copies.split(256), labels.repeat(_COPIES).split(256), strict=True))
+    return list(
+        zip(torch.split(copies, 256), torch.split(labels.repeat(_COPIES), 256), strict=True)
+    )
 
 
 def load_image_folder(
@@ -165,19 +167,3 @@ def load_image_folder(
         loader(halves[1], False),
         len(train.classes),
     )
-
-
-def scorer(batches: Batches) -> Callable[[nn.Module], float]:
-    """Make a ``score_fn``: the accuracy on some batches, as a fraction."""
-
-    def accuracy(model: nn.Module) -> float:
-        device = next(model.parameters()).device
-        correct = total = 0
-        with torch.inference_mode():
-            for images, labels in batches:
-                predicted = model(images.to(device)).argmax(1).cpu()
-                correct += int((predicted == labels).sum())
-                total += len(labels)
-        return correct / total
-
-    return accuracy

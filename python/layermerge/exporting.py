@@ -16,6 +16,7 @@ from layermerge.rewriting import rewrite, rewriting_of
 
 PLAN_FILE = "plan.json"
 WEIGHTS_FILE = "model.safetensors"
+PLAN_KEY = "plan_fingerprint"
 
 
 def save(merged: fx.GraphModule, directory: str | Path) -> None:
@@ -31,8 +32,12 @@ def save(merged: fx.GraphModule, directory: str | Path) -> None:
     plan = rewriting_of(merged).plan
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.contiguous().cpu() for name, tensor in merged.state_dict().items()}
-    metadata = {"format": "pt", "network_fingerprint": plan.network_fingerprint}
+    # A copy of each: the file format knows no tensors that share memory.
+    weights = {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in merged.state_dict().items()
+    }
+    metadata = {"format": "pt", PLAN_KEY: plan.fingerprint}
     safetensors.torch.save_file(weights, folder / WEIGHTS_FILE, metadata)
     plan.save(folder / PLAN_FILE)
 
@@ -57,15 +62,25 @@ def load(directory: str | Path, model: nn.Module) -> fx.GraphModule:
         If a file is missing or damaged, or belongs to another network or plan.
     """
     folder = Path(directory)
-    merged = merge_unverified(rewrite(model, load_plan(folder / PLAN_FILE)))
+    plan = load_plan(folder / PLAN_FILE)
+    merged = merge_unverified(rewrite(model, plan))
     path = folder / WEIGHTS_FILE
-    try:
-        weights = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
+    weights, metadata = _read(path)
+    # Layers of equal shape can stand in for each other: shapes alone do not tell plans apart.
+    if metadata.get(PLAN_KEY, plan.fingerprint) != plan.fingerprint:
+        raise InputError(f"{path} was saved with another plan than {folder / PLAN_FILE}")
     _check_weights(path, weights, merged)
     merged.load_state_dict(weights)
     return merged
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def _check_weights(path: Path, weights: dict[str, torch.Tensor], merged: nn.Module) -> None:

@@ -145,35 +145,39 @@ def finetune(
     return tuple(losses)
 
 
-def score_classification(
-    model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 256
-) -> float:
+def score_classification(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Accuracy of a classifier, as a fraction, in evaluation mode.
 
     Parameters
     ----------
     model : torch.nn.Module
         Returns logits of shape (batch, classes). Its mode is put back afterwards.
-    images, labels : tensor
-    batch_size : int
+    batches : iterable of pairs of tensors
+        Images and labels (class indices).
 
     Returns
     -------
     float
         Between 0 and 1.
+
+    Raises
+    ------
+    InputError
+        If there is no image.
     """
-    _check_pair(images, labels)
     device = _device(model)
     was_training = model.training
     model.eval()
-    correct = 0
+    correct = total = 0
     with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            logits = model(images[start : start + batch_size].to(device))
-            wanted = labels[start : start + batch_size].to(device)
-            correct += int((logits.argmax(1) == wanted).sum())
+        for images, labels in batches:
+            predicted = model(images.to(device)).argmax(1)
+            correct += int((predicted == labels.to(device)).sum())
+            total += len(labels)
     model.train(was_training)
-    return correct / len(labels)
+    if not total:
+        raise InputError("there is no image to score the model on (is an iterator used up?)")
+    return correct / total
 
 
 class _ShuffledBatches:

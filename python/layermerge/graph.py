@@ -192,7 +192,7 @@ def _trace(model: nn.Module, arguments: Mapping[str, Any]) -> fx.GraphModule:
             "depends on tensor values or shapes is the usual cause; move it out of forward, or "
             "trace the part of the model that has none"
         ) from error
-    return fx.GraphModule(model, graph, type(model).__name__)
+    return fx.GraphModule(model, graph, type(model).__name__).eval()
 
 
 def _make_out_of_place(captured: fx.GraphModule) -> None:

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -74,37 +75,42 @@ def call_by_name(name: str) -> Any:
         raise InputError(
             f"{name} cannot be called without arguments ({error}): wrap it in a function that can"
         ) from error
-    return function()
+    try:
+        return function()
+    except Exception as error:
+        raise InputError(f"{name} failed: {_brief(error)}") from error
 
 
 def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except Exception as error:
         raise InputError(
-            f"module {name!r} cannot be imported: {error}. A model is named {FORMS}"
+            f"module {name!r} cannot be imported: {_brief(error)}. A model is named {FORMS}"
         ) from error
 
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"layermerge_file_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for their module there
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)  # a file may import its neighbours, as a script may
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise InputError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+        raise InputError(f"{path} cannot be run: {_brief(error)}") from error
+    finally:
+        sys.path.remove(folder)
     return module
 
 
 def _from_timm(name: str, pretrained: bool) -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise MissingDependencyError("timm", "models") from error
+    timm = _library("timm")
     known = timm.list_models()
     if name.partition(".")[0] not in known:
         raise InputError(f"timm has no model {name!r}{_suggestion(name, known)}")
@@ -112,10 +118,7 @@ def _from_timm(name: str, pretrained: bool) -> Any:
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Any:
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise MissingDependencyError("torchvision", "models") from error
+    models = _library("torchvision").models
     known = models.list_models()
     if name not in known:
         raise InputError(f"torchvision has no model {name!r}{_suggestion(name, known)}")
@@ -123,11 +126,29 @@ def _from_torchvision(name: str, pretrained: bool) -> Any:
     return _create(lambda: models.get_model(name, weights=weights), name)
 
 
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependencyError(name, "models") from error
+    except Exception as error:
+        raise InputError(
+            f"{name} is installed but cannot be imported: {_brief(error)}. It may be built for "
+            f"another torch than {torch.__version__}: install the two together"
+        ) from error
+
+
 def _create(create: Callable[[], Any], name: str) -> Any:
     try:
         return create()
     except Exception as error:
-        raise InputError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+        raise InputError(f"{name} cannot be made: {_brief(error)}") from error
+
+
+def _brief(error: Exception) -> str:
+    """An error of somebody else's code in one paragraph."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:400]}{'...' if len(text) > 400 else ''}"
 
 
 def _suggestion(name: str, known: list[str]) -> str:
@@ -144,5 +165,6 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(state)
     except Exception as error:
         raise InputError(
-            f"{path} cannot be loaded into {type(model).__name__}: {str(error).strip()[:400]}"
+            f"{path} cannot be loaded into {type(model).__name__}: {_brief(error)}. Expected a "
+            "safetensors file or a state dict of this very model"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -15,22 +16,25 @@ from torch import fx, nn
 
 from layermerge.candidates import CandidateSpace, enumerate_candidates
 from layermerge.errors import InfeasibleError
+from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
 from layermerge.importance.estimation import ScoreFunction, TrainFunction, estimate_importance
 from layermerge.importance.scores import ImportanceScores
 from layermerge.latency.profile import LatencyProfile
 from layermerge.latency.pytorch import measure_latency, measure_modules
-from layermerge.merging import merge, merge_unverified, verification
-from layermerge.network import Layer, Network
+from layermerge.merging import merge, merge_unverified
+from layermerge.milliseconds import format_ms
+from layermerge.network import Network
 from layermerge.plan import Plan, original_plan
-from layermerge.planning import Budget, chosen_candidates, make_plan, predict_ns
-from layermerge.results import Figures, Result, Step
+from layermerge.planning import Budget, make_plan, predict_ns
+from layermerge.results import Result
 from layermerge.rewriting import rewrite
 from layermerge.store import Measurement, Study, StudyLike, opened
 from layermerge.tracing import trace
 
-MAX_ATTEMPTS = 6
-BASE, COMPRESSED = "base", "compressed"
+MAX_ATTEMPTS = 8
+MAX_TIGHTENING = 1.1
+"""Largest factor by which one measurement tightens the budget: it may have been a bad one."""
 
 _log = logging.getLogger(__name__)
 
@@ -172,26 +176,18 @@ def compress(
         evaluate = evaluate_fn or score_fn
         measured = _compare(base, merged, example_inputs, options)
         values = {BASE: float(evaluate(base)), COMPRESSED: float(evaluate(merged))}
-    figures = _figures(profile, plan, {BASE: base, COMPRESSED: merged}, measured, values)
-    error = verification(merged)
-    result = Result(
-        name=network.name,
-        score_name=options.score_name,
-        environment=str(profile.environment),
-        base=figures[BASE],
-        compressed=figures[COMPRESSED],
-        budget_ns=budget.resolve(measured[BASE].median_ns),
-        calibration=profile.calibration,
-        float64_error=error.float64_error,
-        merge_error=error.error,
-        steps=_steps(profile, plan),
-        num_candidates=len(space.candidates),
-        num_signatures=len(space.signatures),
-        num_scored=len(scores.raw),
-        num_unprofitable=len(scores.skipped),
-        num_failed=len(scores.failures),
-        seconds=stages.seconds,
-        provenance=_provenance(options, budget),
+    evidence = Evidence(
+        profile,
+        scores,
+        plan,
+        budget,
+        {BASE: base, COMPRESSED: merged},
+        measured,
+        values,
+        stages.seconds,
+    )
+    result = sum_up(
+        evidence, score_name=options.score_name, provenance=_provenance(options, budget)
     )
     return Compression(merged, rewritten, base, plan, result)
 
@@ -285,23 +281,32 @@ def _plan_within_budget(
     """Solve, measure the merged network, and tighten until the budget is kept with confidence."""
     asked_ns = budget.resolve(predict_ns(profile, profile.original_ns - profile.fixed_ns))
     target_ns = asked_ns
+    fastest_ns, least_excess = 0, math.inf
     for _ in range(MAX_ATTEMPTS):
-        plan = make_plan(profile, scores, target_ns, objective=options.objective)
+        try:
+            plan = make_plan(profile, scores, target_ns, objective=options.objective)
+        except InfeasibleError:
+            if target_ns == asked_ns:
+                raise
+            break
         candidate = merge_unverified(rewrite(model, plan))
         measured = _compare(base, candidate, example_inputs, options)
         limit_ns = budget.resolve(measured[BASE].median_ns)
         compressed = measured[COMPRESSED]
-        excess = compressed.median_ns * (1 + compressed.spread) / limit_ns
+        margin = min(compressed.spread, options.target_rsd)
+        excess = compressed.median_ns * (1 + margin) / limit_ns
         _log.info("predicted %d ns, measured %d ns", plan.latency_ns, compressed.median_ns)
         if excess <= 1:
             return replace(plan, budget_ns=asked_ns)
+        if excess < least_excess:
+            fastest_ns, least_excess = compressed.median_ns, excess
         assert plan.latency_ns is not None
-        target_ns = int(min(plan.latency_ns - 1, target_ns / excess))
+        target_ns = int(min(plan.latency_ns - 1, target_ns / min(excess, MAX_TIGHTENING)))
     raise InfeasibleError(
-        f"no plan was measured to meet the budget of {budget} in {MAX_ATTEMPTS} attempts; the last "
-        f"took {compressed.median_ns / 1e6:.3f} ms, {excess:.1%} of the budget. Latency may be too "
-        "noisy on this machine now; allow more latency or try again",
-        compressed.median_ns,
+        f"no plan that was measured meets the budget of {budget} with confidence: the fastest took "
+        f"{format_ms(fastest_ns)} ms, {least_excess:.1%} of the budget with its spread. Latency "
+        "may be too noisy on this machine now: allow more latency, or try again",
+        fastest_ns,
     )
 
 
@@ -317,63 +322,6 @@ def _compare(
         max_seconds=options.max_seconds,
         progress=options.progress,
     )
-
-
-def _figures(
-    profile: LatencyProfile,
-    plan: Plan,
-    modules: dict[str, nn.Module],
-    measured: dict[str, Measurement],
-    scores: dict[str, float],
-) -> dict[str, Figures]:
-    chosen = {BASE: profile.space.original, COMPRESSED: chosen_candidates(profile, plan)}
-    return {
-        name: Figures(
-            score=scores[name],
-            latency_ns=measured[name].median_ns,
-            latency_spread=measured[name].spread,
-            predicted_ns=predict_ns(profile, sum(map(profile.of, candidates))),
-            layers=len(candidates),
-            parameters=sum(parameter.numel() for parameter in modules[name].parameters()),
-            flops=sum(candidate.signature.flops for candidate in candidates),
-        )
-        for name, candidates in chosen.items()
-    }
-
-
-def _steps(profile: LatencyProfile, plan: Plan) -> tuple[Step, ...]:
-    """The plan and the barriers, in the order of their positions."""
-    network = profile.space.network
-    steps = [
-        Step(
-            barrier.position,
-            barrier.position,
-            (barrier.name,),
-            (barrier.name,),
-            barrier.kind,
-            profile.barriers[barrier.name].median_ns,
-            profile.barriers[barrier.name].median_ns,
-        )
-        for barrier in network.barriers
-    ]
-    for candidate in chosen_candidates(profile, plan):
-        layers = network.layers[candidate.start : candidate.end]
-        steps.append(
-            Step(
-                candidate.start,
-                candidate.end,
-                _names(layers),
-                tuple(network.layers[index - 1].name for index in candidate.kept),
-                str(candidate.signature),
-                profile.replaced_ns(candidate),
-                profile.of(candidate),
-            )
-        )
-    return tuple(sorted(steps, key=lambda step: (step.end, step.start == step.end)))
-
-
-def _names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
-    return tuple(layer.name for layer in layers)
 
 
 def _provenance(options: Options, budget: Budget) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -89,6 +90,13 @@ class Plan:
     def convolutions(self) -> tuple[int, ...]:
         """The layers that are kept."""
         return tuple(layer for segment in self.segments for layer in segment.kept)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the network and of what is kept of it: what compressed weights belong to."""
+        kept = [(segment.start, segment.end, segment.kept) for segment in self.segments]
+        text = json.dumps([self.network_fingerprint, kept])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def explain(self) -> str:
         """Describe the plan, one line per segment."""

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from layermerge.candidates import Candidate
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.importance.scores import ImportanceScores
@@ -90,22 +92,21 @@ def tabulate(
     """
     candidates = tuple(filter(scores.is_available, profile.space.candidates))
     entries = Entries(
-        [candidate.start for candidate in candidates],
-        [candidate.end for candidate in candidates],
-        [candidate.kernel_size for candidate in candidates],
-        [candidate.signature.stride for candidate in candidates],
-        [candidate.signature.is_depthwise for candidate in candidates],
+        np.array([candidate.start for candidate in candidates], np.int32),
+        np.array([candidate.end for candidate in candidates], np.int32),
+        np.array([candidate.kernel_size for candidate in candidates], np.int32),
+        np.array([candidate.signature.stride for candidate in candidates], np.int32),
+        np.array([candidate.signature.is_depthwise for candidate in candidates], np.bool_),
     )
     measurements = [profile.convolutions[candidate.signature] for candidate in candidates]
     latency = LatencyTable(
         entries,
-        [measurement.median_ns for measurement in measurements],
-        [round(measurement.median_ns * measurement.spread) for measurement in measurements],
+        np.array([measurement.median_ns for measurement in measurements], np.int64),
+        np.array([round(m.median_ns * m.spread) for m in measurements], np.int64),
     )
     kept = tuple(candidate.kept for candidate in candidates)
-    importance = ImportanceTable(
-        entries, [scores.of(candidate, objective) for candidate in candidates], kept
-    )
+    values = np.array([scores.of(candidate, objective) for candidate in candidates], np.float64)
+    importance = ImportanceTable(entries, values, kept)
     return latency, importance, candidates
 
 
@@ -176,7 +177,7 @@ def _plan(profile: LatencyProfile, selection: Selection, budget_ns: int) -> Plan
         selection.value,
         f"largest total importance among all plans, with latencies rounded up to "
         f"{selection.bin_ns} ns",
-        {"environment": str(profile.environment), "calibration": profile.calibration},
+        {"environment": str(profile.environment), "calibration": float(profile.calibration)},
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
-from layermerge.datasets import Dataset, scorer
-from layermerge.finetuning import FinetuneSettings, finetune
+from layermerge.datasets import Dataset
+from layermerge.finetuning import FinetuneSettings, finetune, score_classification
 from layermerge.importance.estimation import ScoreFunction, TrainFunction
 
 
@@ -64,10 +65,10 @@ def classification(
         finetune(rewritten, dataset.train, final, teacher=model, progress=progress)
 
     return Recipe(
-        scorer(dataset.validation),
+        partial(score_classification, batches=dataset.validation),
         train,
         finetune_chosen,
-        scorer(dataset.test),
+        partial(score_classification, batches=dataset.test),
         json.dumps({"dataset": dataset.name, "probe": probe.fingerprint}),
         "accuracy",
     )

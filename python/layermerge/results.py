@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,11 @@ class Figures:
     parameters : int
     flops : int
         Multiply-adds x 2 of the convolutions, for one input.
+
+    Raises
+    ------
+    InputError
+        If a figure is no finite number, or smaller than it can be.
     """
 
     score: float
@@ -41,6 +48,13 @@ class Figures:
     layers: int
     parameters: int
     flops: int
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, "score")
+        _check_numbers(self, "latency_ns", least=1)
+        _check_numbers(
+            self, "latency_spread", "predicted_ns", "layers", "parameters", "flops", least=0
+        )
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,10 @@ class Step:
         What it computes now, such as ``"3x3, 16 -> 32, stride 2, relu6"``.
     before_ns, after_ns : int
         Latency of the original layers, and of what replaces them.
+    name_descriptions : tuple of str
+        What each of `names` computed, in the way of `description`; empty if that is not recorded.
+    name_ns : tuple of int
+        Latency of each of `names`; empty if that is not recorded.
     """
 
     start: int
@@ -68,6 +86,17 @@ class Step:
     description: str
     before_ns: int
     after_ns: int
+    name_descriptions: tuple[str, ...] = ()
+    name_ns: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, "before_ns", "after_ns", least=0)
+        for field in ("name_descriptions", "name_ns"):
+            if len(values := getattr(self, field)) not in (0, len(self.names)):
+                raise InputError(
+                    f"{field} must have one entry for each of {list(self.names)}, or none; "
+                    f"got {list(values)}"
+                )
 
     @property
     def is_barrier(self) -> bool:
@@ -123,6 +152,19 @@ class Result:
     seconds: dict[str, float]
     provenance: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise InputError("steps must hold the whole network, got none")
+        _check_numbers(self, "budget_ns", least=1)
+        _check_numbers(self, "calibration", "float64_error", "merge_error", least=0)
+        _check_numbers(
+            self,
+            *("num_candidates", "num_signatures", "num_scored", "num_unprofitable", "num_failed"),
+            least=0,
+        )
+        for stage, seconds in self.seconds.items():
+            _check_number(f"seconds['{stage}']", seconds, least=0)
+
     @property
     def speedup(self) -> float:
         """Measured latency of the base over that of the compressed network."""
@@ -159,19 +201,32 @@ def load_result(path: str | Path) -> Result:
             f"reads version {SCHEMA_VERSION}: install the release of layermerge that wrote it"
         )
     try:
-        values = {field.name: document[field.name] for field in fields(Result)}
-        return Result(
-            **{
-                **values,
-                "base": Figures(**values["base"]),
-                "compressed": Figures(**values["compressed"]),
-                "steps": tuple(map(_step, values["steps"])),
-            }
-        )
-    except (KeyError, TypeError) as error:
+        return _parse(document)
+    except KeyError as error:
+        raise InputError(f"{path} is not a valid result: {error} is missing") from error
+    except (TypeError, AttributeError, OverflowError, InputError) as error:
         raise InputError(f"{path} is not a valid result: {error}") from error
 
 
+def _parse(document: dict[str, Any]) -> Result:
+    values = {field.name: document[field.name] for field in fields(Result)}
+    values["base"] = Figures(**values["base"])
+    values["compressed"] = Figures(**values["compressed"])
+    values["steps"] = tuple(map(_step, values["steps"]))
+    return Result(**values)
+
+
 def _step(document: dict[str, Any]) -> Step:
-    names, kept = tuple(document.pop("names")), tuple(document.pop("kept"))
-    return Step(names=names, kept=kept, **document)
+    tuples = {name: tuple(value) for name, value in document.items() if isinstance(value, list)}
+    return Step(**{**document, **tuples})
+
+
+def _check_numbers(owner: object, *names: str, least: float = -math.inf) -> None:
+    for name in names:
+        _check_number(name, getattr(owner, name), least)
+
+
+def _check_number(name: str, value: object, least: float) -> None:
+    if not isinstance(value, Real) or not math.isfinite(value) or value < least:
+        at_least = f" of at least {least}" if math.isfinite(least) else ""
+        raise InputError(f"{name} must be a finite number{at_least}, got {value!r}")

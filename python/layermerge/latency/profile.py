@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 
 from layermerge.candidates import Candidate, CandidateSpace, Signature
 from layermerge.errors import InputError
@@ -26,6 +27,8 @@ class Environment:
         Inputs per call.
     threads : int
         Threads within an operation; CPU only, 0 elsewhere.
+    clock : str
+        What times are of: wall clock, CPU time (of the one thread), CUDA events.
     """
 
     backend: str
@@ -33,6 +36,7 @@ class Environment:
     dtype: str
     batch: int
     threads: int
+    clock: str = "wall clock"
 
     @property
     def fingerprint(self) -> str:
@@ -40,8 +44,14 @@ class Environment:
         return json.dumps(asdict(self), sort_keys=True)
 
     def __str__(self) -> str:
-        threads = f", {self.threads} threads" if self.threads else ""
-        return f"{self.device}, {self.backend}, {self.dtype}, batch {self.batch}{threads}"
+        plural = "s" if self.threads > 1 else ""
+        threads = f", {self.threads} thread{plural}" if self.threads else ""
+        setting = f"{self.device}, {self.backend}, {self.dtype}, batch {self.batch}"
+        return f"{setting}{threads}, {self.clock}"
+
+
+HOPELESS = 2.0
+"""How many times slower than what it replaces a candidate must be to need no precise latency."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +99,14 @@ class LatencyProfile:
         return self.fixed_ns + sum(map(self.of, self.space.original))
 
     @property
-    def calibration(self) -> float:
-        """Measured over predicted latency of the original network; 1 if it was not measured."""
+    def calibration(self) -> Fraction:
+        """Measured over predicted latency of the original network; 1 if it was not measured.
+
+        Exact, so that no rounding takes a prediction past the budget it was chosen for.
+        """
         if self.end_to_end is None:
-            return 1.0
-        return self.end_to_end.median_ns / self.original_ns
+            return Fraction(1)
+        return Fraction(self.end_to_end.median_ns, self.original_ns)
 
     def replaced_ns(self, candidate: Candidate) -> int:
         """Latency of the original layers that a candidate replaces."""
@@ -110,3 +123,23 @@ class LatencyProfile:
             for candidate in self.space.candidates
             if not candidate.is_original and self.of(candidate) >= self.replaced_ns(candidate)
         )
+
+
+def hopeless(space: CandidateSpace, estimates_ns: Mapping[Signature, int]) -> frozenset[Signature]:
+    """The signatures that are far slower than the original layers wherever they would stand.
+
+    Parameters
+    ----------
+    space : CandidateSpace
+    estimates_ns : mapping of Signature to int
+        A rough latency of every signature.
+    """
+    original_ns = {c.end: estimates_ns[c.signature] for c in space.original}
+    is_worth = {
+        c.signature
+        for c in space.candidates
+        if c.is_original
+        or estimates_ns[c.signature]
+        <= HOPELESS * sum(original_ns[layer] for layer in range(c.start + 1, c.end + 1))
+    }
+    return frozenset(estimates_ns.keys() - is_worth)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -64,6 +64,7 @@ def measure_units(
     clock: Clock,
     precision: Precision,
     known: Mapping[str, Measurement] | None = None,
+    give_up: Callable[[Mapping[str, int]], Collection[str]] = lambda estimates_ns: (),
     keep: Callable[[dict[str, Measurement]], None] = lambda final: None,
     show: Callable[[float], None] = lambda completed: None,
     now: Callable[[], float] = time.monotonic,
@@ -82,6 +83,9 @@ def measure_units(
     known : mapping, optional
         Results of earlier runs. These units are not measured again; they only run along where
         the others would be too few to keep the caches cold.
+    give_up : callable, optional
+        Receives an estimate for each unit, its fastest run so far in nanoseconds, and names the
+        units that are too slow to matter: they keep the few timings that they have.
     keep : callable, optional
         Receives results as soon as they are final.
     show : callable, optional
@@ -100,11 +104,14 @@ def measure_units(
     while rotation.timings:
         is_late = now() >= deadline
         rotation.turn(is_lenient=is_late)
+        rotation.set_aside(
+            give_up({name: m.median_ns for name, m in results.items()} | rotation.fastest())
+        )
         summaries = rotation.summaries()
         final = {
             name: summary
             for name, summary in summaries.items()
-            if is_late or summary.spread <= precision.target_rsd
+            if is_late or summary.spread <= precision.target_rsd or name in rotation.aside
         }
         if final:
             rotation.drop(final)
@@ -115,7 +122,17 @@ def measure_units(
 
 
 class _Rotation:
-    """The units that are still measured, their timings, and those of the reference."""
+    """The units that are still measured, their timings, and those of the reference.
+
+    Attributes
+    ----------
+    timings : dict of str to list of int
+        Undisturbed timings of the units that are still measured.
+    all_timings : dict of str to list of int
+        All their timings, warm-up included.
+    aside : set of str
+        Units too slow to matter.
+    """
 
     def __init__(
         self, units: Mapping[str, Call], reference: Call, clock: Clock, pending: Sequence[str]
@@ -124,11 +141,11 @@ class _Rotation:
         self.reference = reference
         self.clock = clock
         self.timings: dict[str, list[int]] = {name: [] for name in pending}
+        self.all_timings: dict[str, list[int]] = {name: [] for name in pending}
+        self.aside: set[str] = set()
         self.reference_ns: list[int] = []
         self.order = random.Random(0)
-        if pending:
-            for _ in range(WARM_UP):
-                clock([reference, *units.values()])
+        self._warm_up()
 
     def turn(self, *, is_lenient: bool) -> None:
         """Time every pending unit once, in laps; a disturbed lap counts only if `is_lenient`."""
@@ -139,17 +156,27 @@ class _Rotation:
             calls = [self.reference, *(self.units[name] for name in lap), self.reference]
             before, *timings, after = self.clock(calls)
             self.reference_ns += (before, after)
-            if is_lenient or not self._is_disturbed(max(before, after)):
-                for name, timing in zip(lap, timings, strict=True):
-                    if name in self.timings:
-                        self.timings[name].append(timing)
+            counts = is_lenient or not self._is_disturbed(max(before, after))
+            for name, timing in zip(lap, timings, strict=True):
+                if name in self.timings:
+                    self._add(name, timing, counts=counts)
+
+    def fastest(self) -> dict[str, int]:
+        """The fastest run of each pending unit."""
+        return {name: min(self.all_timings[name]) for name in self.timings}
+
+    def set_aside(self, names: Collection[str]) -> None:
+        """Settle for the timings that these units have, disturbed ones too."""
+        self.aside = set(names)
+        for name in self.aside & self.timings.keys():
+            self.timings[name] = self.all_timings[name]
 
     def summaries(self) -> dict[str, Measurement]:
         """Summarise the units that have enough timings."""
         return {
             name: summarise(timings)
             for name, timings in self.timings.items()
-            if len(timings) >= MIN_REPEATS
+            if len(timings) >= MIN_REPEATS or name in self.aside
         }
 
     def drop(self, names: Iterable[str]) -> None:
@@ -157,8 +184,21 @@ class _Rotation:
         for name in names:
             del self.timings[name]
 
+    def _warm_up(self) -> None:
+        if not self.timings:
+            return
+        for _ in range(WARM_UP):
+            _, *timings = self.clock([self.reference, *(self.units[name] for name in self.timings)])
+            for name, timing in zip(self.timings, timings, strict=True):
+                self._add(name, timing, counts=False)
+
+    def _add(self, name: str, timing: int, *, counts: bool) -> None:
+        self.all_timings[name].append(timing)
+        if counts:
+            self.timings[name].append(timing)
+
     def _company(self) -> list[str]:
-        others = [name for name in self.units if name not in self.timings]
+        others = [n for n in self.units if n not in self.timings and n not in self.aside]
         missing = COMPANY - len(self.timings)
         return self.order.sample(others, max(0, min(missing, len(others))))
 

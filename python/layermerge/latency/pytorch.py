@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,13 +22,14 @@ from layermerge.graph import (
     graph_arguments,
 )
 from layermerge.latency.clocks import (
+    clock_name,
     clock_of,
     inference,
     processor_name,
     reference_call,
     resolve_device,
 )
-from layermerge.latency.profile import Environment, LatencyProfile
+from layermerge.latency.profile import Environment, LatencyProfile, hopeless
 from layermerge.latency.protocol import Call, Precision, measure_units
 from layermerge.latency.units import (
     barrier_calls,
@@ -60,7 +61,8 @@ def measure_latency(
 
     Each distinct signature is measured once, as it will run: convolution with bias, residual
     addition, activation, at its real input size, in float32. All units run in turn, so that the
-    caches are as cold as in the network (see `layermerge.latency.protocol`).
+    caches are as cold as in the network (see `layermerge.latency.protocol`). A convolution that is
+    more than twice as slow as all that it could replace is timed a few times only.
 
     Parameters
     ----------
@@ -109,6 +111,7 @@ def measure_latency(
             units,
             placed.device,
             precision,
+            partial(_hopeless, space),
             known,
             partial(store.add_measurements, environment.fingerprint),
             progress,
@@ -158,7 +161,9 @@ def measure_modules(
     (place,) = {place.device for place in placed.values()}
     with inference(threads):
         units = {name: _checked_call(module, name) for name, module in placed.items()}
-        return _measure(units, place, precision, {}, lambda final: None, progress)
+        return _measure(
+            units, place, precision, lambda estimates_ns: (), {}, lambda final: None, progress
+        )
 
 
 @dataclass(frozen=True)
@@ -233,13 +238,21 @@ def _environment(device: torch.device, batch: int) -> Environment:
         dtype="float32",
         batch=batch,
         threads=torch.get_num_threads() if device.type == "cpu" else 0,
+        clock=clock_name(device),
     )
+
+
+def _hopeless(space: CandidateSpace, estimates_ns: Mapping[str, int]) -> frozenset[str]:
+    """`hopeless`, in terms of the names of a study."""
+    estimates = {signature: estimates_ns[subject_of(signature)] for signature in space.signatures}
+    return frozenset(map(subject_of, hopeless(space, estimates)))
 
 
 def _measure(
     units: Mapping[str, Call],
     device: torch.device,
     precision: Precision,
+    give_up: Callable[[Mapping[str, int]], Collection[str]],
     known: Mapping[str, Measurement],
     keep: Callable[[dict[str, Measurement]], None],
     progress: bool,
@@ -250,6 +263,7 @@ def _measure(
             reference=reference_call(device),
             clock=clock_of(device),
             precision=precision,
+            give_up=give_up,
             known=known,
             keep=keep,
             show=show,

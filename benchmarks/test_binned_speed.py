@@ -1,6 +1,6 @@
 """The binned solver on ResNet-34's table at 0.01 ms bins, against plain Python in the same run.
 
-pytest benchmarks/test_binned.py --benchmark-only -s
+pytest benchmarks/test_binned_speed.py --benchmark-only -s
 """
 
 from __future__ import annotations

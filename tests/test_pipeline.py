@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import re
+import sqlite3
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from layermerge import pipeline
+from layermerge.errors import InfeasibleError, InputError
+from layermerge.finetuning import FinetuneSettings, finetune, score_classification
+from layermerge.importance.estimation import fingerprint_weights
+from layermerge.latency.pytorch import measure_modules
+from layermerge.pipeline import MAX_ATTEMPTS, Options, compress
+from layermerge.store import Study
+from networks import Residual, images, relative_error, striped_images
+
+TRAIN, VALIDATION, TEST = (striped_images(n, seed) for seed, n in enumerate((256, 120, 120)))
+EXAMPLE = torch.zeros(16, 1, 8, 8)
+OPTIONS = Options(threads=1, target_rsd=0.2, max_seconds=1.5, max_kernel=5, score_name="accuracy")
+NUM_LAYERS = 5
+
+
+class Counted:
+    """A function of a module that counts its calls."""
+
+    def __init__(self, function):
+        self.function, self.count = function, 0
+
+    def __call__(self, module):
+        self.count += 1
+        return self.function(module)
+
+
+def train(module):
+    finetune(module, TRAIN, FinetuneSettings(steps=3, batch_size=32), progress=False)
+
+
+def score(module):
+    return score_classification(module, [VALIDATION])
+
+
+def evaluate(module):
+    return score_classification(module, [TEST])
+
+
+def run(model, **changed):
+    arguments = {"score_fn": score, "train_fn": train, "options": OPTIONS}
+    if not changed.keys() & {"speedup", "latency_ms", "fraction"}:
+        arguments["fraction"] = 0.9
+    return compress(model, EXAMPLE, **{**arguments, **changed})
+
+
+@pytest.fixture(scope="module")
+def model():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            Residual(8),
+            Residual(8),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(128, 3),
+        )
+    finetune(model, TRAIN, FinetuneSettings(epochs=3, batch_size=32, learning_rate=1e-2))
+    return model
+
+
+@pytest.fixture(scope="module")
+def first_run(model, tmp_path_factory):
+    """A compression, the study it left, and how often each callback was called."""
+    study = tmp_path_factory.mktemp("first") / "study.db"
+    counts = {
+        "train_fn": Counted(train),
+        "score_fn": Counted(score),
+        "finetune_fn": Counted(train),
+        "evaluate_fn": Counted(evaluate),
+    }
+    before = fingerprint_weights(model)
+    compression = run(model, study=study, **counts)
+    assert fingerprint_weights(model) == before
+    return compression, study, {name: counted.count for name, counted in counts.items()}
+
+
+def convolutions_run(module):
+    """FLOPs and number of the convolutions that run on one image."""
+    found = []
+
+    def count(conv, inputs, output):
+        taps = conv.weight[0].numel()
+        found.append(2 * taps * output[0].numel())
+
+    hooks = [
+        conv.register_forward_hook(count)
+        for conv in module.modules()
+        if isinstance(conv, nn.Conv2d)
+    ]
+    module(EXAMPLE[:1])
+    for hook in hooks:
+        hook.remove()
+    return sum(found), len(found)
+
+
+def rows(study, table):
+    """Rows of a study, time stamps included."""
+    with sqlite3.connect(f"file:{study}?mode=ro", uri=True) as connection:
+        found = set(connection.execute(f"SELECT * FROM {table}"))
+    connection.close()
+    return found
+
+
+def test_the_figures_are_those_of_the_networks(first_run):
+    compression, *_ = first_run
+    for figures, module in (
+        (compression.result.base, compression.base),
+        (compression.result.compressed, compression.model),
+    ):
+        assert (figures.flops, figures.layers) == convolutions_run(module)
+        assert figures.parameters == sum(p.numel() for p in module.parameters())
+        assert figures.score == evaluate(module)
+    assert compression.result.base.layers == NUM_LAYERS
+    assert compression.result.compressed.layers < NUM_LAYERS
+
+
+def test_the_base_is_the_model_with_its_norms_folded(first_run, model):
+    base, value = first_run[0].base, images(4, 1, 8, 8)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in base.modules())
+    assert relative_error(base(value), model(value)) < 1e-5
+
+
+def test_the_budget_and_whether_it_was_kept_are_as_measured(first_run):
+    result = first_run[0].result
+    assert result.budget_ns == int(result.base.latency_ns * 0.9)
+    assert result.is_within_budget == (result.compressed.latency_ns <= result.budget_ns)
+    assert result.speedup == result.base.latency_ns / result.compressed.latency_ns
+    assert result.provenance["budget"] == "90% of the original latency"
+
+
+def test_the_prediction_keeps_the_budget_that_was_asked_for(first_run):
+    plan, result = first_run[0].plan, first_run[0].result
+    assert plan.latency_ns == result.compressed.predicted_ns
+    assert plan.latency_ns <= plan.budget_ns == int(result.base.predicted_ns * 0.9)
+
+
+def test_the_steps_are_the_plan_and_cover_the_network(first_run):
+    compression, *_ = first_run
+    steps = [step for step in compression.result.steps if not step.is_barrier]
+    assert [(s.start, s.end) for s in steps] == [
+        (s.start, s.end) for s in compression.plan.segments
+    ]
+    assert (steps[0].start, steps[-1].end) == (0, NUM_LAYERS)
+    assert len({name for step in steps for name in step.names}) == NUM_LAYERS
+    for step, segment in zip(steps, compression.plan.segments, strict=True):
+        assert len(step.kept) == len(segment.kept)
+        assert set(step.kept) <= set(step.names)
+        assert step.after_ns == segment.latency_ns
+        assert step.before_ns == sum(step.name_ns)
+
+
+def test_the_steps_add_up_to_the_prediction(first_run):
+    result = first_run[0].result
+    for total, figures in (
+        (sum(step.before_ns for step in result.steps), result.base),
+        (sum(step.after_ns for step in result.steps), result.compressed),
+    ):
+        assert figures.predicted_ns == pytest.approx(total * result.calibration, abs=1)
+
+
+def test_barriers_stand_where_they_run(first_run):
+    barriers = [step for step in first_run[0].result.steps if step.is_barrier]
+    assert {step.description for step in barriers} >= {"MaxPool2d", "Linear"}
+    assert all(step.start == NUM_LAYERS and step.before_ns == step.after_ns for step in barriers)
+
+
+def test_the_merged_network_is_the_rewritten_one_and_verified(first_run):
+    compression, *_ = first_run
+    value = images(8, 1, 8, 8, dtype=torch.float64)
+    merged, rewritten = (
+        module(value.float()) for module in (compression.model, compression.rewritten)
+    )
+    assert relative_error(merged, rewritten) < 1e-5
+    assert 0 <= compression.result.float64_error < 1e-12
+    assert 0 < compression.result.merge_error < 1e-5
+    assert not any(module.training for module in compression.model.modules())
+
+
+def test_every_stage_is_timed(first_run):
+    seconds = first_run[0].result.seconds
+    assert list(seconds) == [
+        *("trace", "latency", "importance", "plan", "finetune", "merge", "evaluate")
+    ]
+    assert all(value >= 0 for value in seconds.values())
+
+
+def test_each_callback_is_called_for_its_purpose_alone(first_run):
+    compression, _, counts = first_run
+    result = compression.result
+    assert counts["finetune_fn"] == 1
+    assert counts["evaluate_fn"] == 2
+    assert counts["train_fn"] == result.num_scored > 0
+    assert counts["score_fn"] == 1 + result.num_scored
+    replacements = result.num_candidates - NUM_LAYERS
+    assert result.num_scored + result.num_unprofitable + result.num_failed == replacements
+
+
+def test_a_second_run_fine_tunes_the_result_alone_and_measures_nothing_twice(first_run, model):
+    compression, study, _ = first_run
+    before = {table: rows(study, table) for table in ("measurements", "scores")}
+    training, scoring = Counted(train), Counted(score)
+    again = run(model, study=study, train_fn=training, score_fn=scoring)
+    assert {table: rows(study, table) for table in before} == before
+    assert training.count == 1
+    assert scoring.count == 2
+    assert again.result.calibration == compression.result.calibration
+    assert again.result.base.predicted_ns == compression.result.base.predicted_ns
+
+
+def test_another_budget_needs_no_new_measurement(first_run, model):
+    _, study, _ = first_run
+    training = Counted(train)
+    run(model, study=study, fraction=1.5, train_fn=training)
+    assert training.count == 1
+
+
+def test_a_study_may_be_held_open_by_the_caller(model, first_run):
+    with Study(first_run[1]) as study:
+        training = Counted(train)
+        run(model, study=study, train_fn=training)
+        assert training.count == 1
+        assert study.path == str(first_run[1])
+
+
+@pytest.mark.parametrize("budget", [{"speedup": 1000.0}, {"latency_ms": 1e-5}, {"fraction": 1e-4}])
+def test_an_infeasible_budget_says_the_least_latency_before_any_fine_tune(model, first_run, budget):
+    never = Counted(train)
+    with pytest.raises(InfeasibleError) as caught:
+        run(model, study=first_run[1], train_fn=never, score_fn=never, finetune_fn=never, **budget)
+    assert never.count == 0
+    stated = re.search(r"the fastest is predicted to take ([\d.]+) ms", str(caught.value))
+    assert stated
+    assert float(stated[1]) == pytest.approx(caught.value.least_latency_ns / 1e6, rel=1e-3)
+    base = first_run[0].result.base
+    assert 0 < caught.value.least_latency_ns < base.predicted_ns
+
+
+def slowed(factor):
+    """Measure for real, and find the compressed network slower by a factor."""
+
+    def measure(modules, *arguments, **options):
+        found = measure_modules(modules, *arguments, **options)
+        slow = replace(found["compressed"], median_ns=int(found["base"].median_ns * factor))
+        return {**found, "compressed": slow}
+
+    return measure
+
+
+def test_a_budget_that_no_measured_plan_keeps_is_infeasible(model, first_run, monkeypatch):
+    monkeypatch.setattr(pipeline, "measure_modules", slowed(0.95))
+    never = Counted(train)
+    with pytest.raises(InfeasibleError) as caught:
+        run(model, study=first_run[1], finetune_fn=never)
+    message = str(caught.value)
+    assert "no plan that was measured meets the budget of 90% of the original latency" in message
+    assert f"the fastest took {caught.value.least_latency_ns / 1e6:.6f}".rstrip("0") in message
+    assert never.count == 0
+
+
+def test_a_plan_that_is_slower_than_predicted_is_replaced_by_a_faster_one(
+    model, first_run, monkeypatch
+):
+    predictions = []
+    make_plan = pipeline.make_plan
+
+    def recorded(*arguments, **options):
+        predictions.append(make_plan(*arguments, **options))
+        monkeypatch.setattr(
+            pipeline, "measure_modules", slowed(0.95 if len(predictions) < 3 else 0.5)
+        )
+        return predictions[-1]
+
+    monkeypatch.setattr(pipeline, "make_plan", recorded)
+    compression = run(model, study=first_run[1], fraction=0.94)
+    # The first call asks only whether any plan can meet the budget.
+    tried = [plan.latency_ns for plan in predictions[1:]]
+    assert 2 == len(tried) <= MAX_ATTEMPTS
+    assert tried[1] < tried[0]
+    assert compression.plan.latency_ns == tried[-1]
+    assert compression.plan.budget_ns == predictions[1].budget_ns
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"speedup": 2, "latency_ms": 1}, "give one of latency_ms, fraction and speedup"),
+        ({"speedup": 0}, "speedup must be a number greater than 0, got 0"),
+    ],
+)
+def test_a_wrong_budget_is_refused_before_anything_is_done(model, budget, message):
+    never = Counted(train)
+    with pytest.raises(InputError, match=message):
+        run(model, train_fn=never, score_fn=never, **budget)
+    assert never.count == 0
+
+
+def test_options_reach_the_search(model, first_run):
+    with pytest.raises(InputError, match="frozen names layer 9"):
+        run(model, options=replace(OPTIONS, frozen=(9,)))
+    frozen = run(
+        model, options=replace(OPTIONS, frozen=(1, 2, 3)), study=first_run[1], fraction=1.2
+    )
+    assert all(segment.is_original for segment in frozen.plan.segments if segment.end <= 3)
+    assert frozen.result.num_candidates < first_run[0].result.num_candidates

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from layermerge.errors import InputError
+from layermerge.results import load_result
+from sample_results import SAMPLES, STEPS, make_result
+
+
+def written(tmp_path, **changes):
+    """A saved result, some of whose entries are replaced."""
+    path = tmp_path / "result.json"
+    make_result().save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return path
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_result_survives_being_saved(tmp_path, name):
+    result = SAMPLES[name]()
+    result.save(tmp_path / "result.json")
+    assert load_result(tmp_path / "result.json") == result
+
+
+def test_text_of_any_language_survives(tmp_path):
+    result = make_result(name='réseau "neuf" 网络 </script>')
+    result.save(tmp_path / "result.json")
+    assert load_result(tmp_path / "result.json").name == result.name
+
+
+def test_steps_without_figures_of_each_layer_survive(tmp_path):
+    steps = tuple(replace(step, name_descriptions=(), name_ns=()) for step in STEPS)
+    make_result(steps).save(tmp_path / "result.json")
+    assert load_result(tmp_path / "result.json").steps == steps
+
+
+def test_the_speedup_is_measured_not_predicted():
+    result = make_result(measured_ns=1_000_000)
+    assert result.speedup == result.base.latency_ns / 1_000_000
+
+
+@pytest.mark.parametrize(("excess_ns", "kept"), [(-1, True), (0, True), (1, False)])
+def test_the_budget_is_kept_up_to_the_last_nanosecond(excess_ns, kept):
+    budget_ns = make_result().budget_ns
+    assert make_result(measured_ns=budget_ns + excess_ns).is_within_budget is kept
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "cannot be read as a result"),
+        ("{", "cannot be read as a result"),
+        ("[]", "is not a LayerMerge result"),
+        ('{"schema": "layermerge-plan"}', "is not a LayerMerge result"),
+        ('{"schema": "layermerge-result", "schema_version": 2}', "schema version 2; .* install"),
+        ('{"schema": "layermerge-result", "schema_version": 1}', "'name' is missing"),
+    ],
+)
+def test_what_is_no_result_is_refused(tmp_path, content, message):
+    path = tmp_path / "result.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_result(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.json cannot be read as a result"):
+        load_result(tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": {}}, "missing 7 required"),
+        ({"base": [1]}, "valid result"),
+        ({"steps": "abc"}, "valid result"),
+        ({"steps": 7}, "valid result"),
+        ({"steps": [{"start": 0}]}, "missing 6 required"),
+        ({"steps": []}, "steps must hold the whole network"),
+        ({"budget_ns": "soon"}, "budget_ns must be a finite number of at least 1, got 'soon'"),
+        ({"budget_ns": 10**400}, "valid result"),
+        ({"calibration": math.nan}, "calibration must be a finite number"),
+        ({"num_scored": -1}, "num_scored must be a finite number of at least 0, got -1"),
+        ({"seconds": {"trace": None}}, r"seconds\['trace'\] must be a finite number"),
+        ({"seconds": [1]}, "valid result"),
+    ],
+)
+def test_a_damaged_result_is_refused(tmp_path, changes, message):
+    path = written(tmp_path, **changes)
+    with pytest.raises(InputError, match=message) as caught:
+        load_result(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("figure", "value"),
+    [("score", math.nan), ("score", math.inf), ("latency_ns", 0), ("latency_spread", math.inf)],
+)
+def test_figures_are_finite_and_possible(figure, value):
+    with pytest.raises(InputError, match=f"{figure} must be a finite number"):
+        replace(make_result().base, **{figure: value})
+
+
+def test_a_step_has_a_figure_for_each_of_its_layers_or_none():
+    with pytest.raises(InputError, match="name_ns must have one entry for each of"):
+        replace(STEPS[1], name_ns=(1, 2))
