@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from layermerge import datasets
+from layermerge.datasets import Dataset, distort, load_digits, load_image_folder
+from layermerge.errors import InputError, MissingDependencyError
+
+SPLIT = (1100, 247, 450)
+COPIES = 4
+
+
+@pytest.fixture(scope="module")
+def scans():
+    """The real scans and their labels, as scikit-learn ships them."""
+    from sklearn.datasets import load_digits as load
+
+    return load()
+
+
+@pytest.fixture(scope="module")
+def clean():
+    """The digits up-sampled, split, and not distorted: each part as images and labels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "distort", lambda images, noise: images)
+        return {name: whole(part) for name, part in parts(load_digits()).items()}
+
+
+def parts(dataset):
+    return {name: getattr(dataset, name) for name in ("train", "validation", "test")}
+
+
+def whole(batches):
+    """All batches as two tensors."""
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def identities(images):
+    return [image.numpy().tobytes() for image in images]
+
+
+def test_batches_are_square_grey_images_with_labels():
+    dataset = load_digits(batch_size=50)
+    for name, batches in parts(dataset).items():
+        for images, labels in batches:
+            assert images.shape == (len(labels), 1, 32, 32), name
+            assert images.dtype == torch.float32
+            assert labels.dtype == torch.int64
+            assert 0 <= labels.min() <= labels.max() <= 9
+    assert len(dataset.train) == len(list(dataset.train)) == SPLIT[0] // 50
+    assert {len(labels) for _, labels in dataset.train} == {50}
+    assert [len(whole(dataset.validation)[1]), len(whole(dataset.test)[1])] == [
+        COPIES * SPLIT[1],
+        COPIES * SPLIT[2],
+    ]
+    assert dataset.num_classes == len(set(whole(dataset.test)[1].tolist())) == 10
+
+
+def test_the_parts_share_no_scan_and_hold_them_all(clean, scans):
+    found = {name: set(identities(images)) for name, (images, _) in clean.items()}
+    assert not found["train"] & found["validation"]
+    assert not found["train"] & found["test"]
+    assert not found["validation"] & found["test"]
+    # 64 does not divide 1100: the last, smaller batch of an epoch is left out.
+    assert len(found["train"]) == SPLIT[0] // 64 * 64
+    assert [len(found["validation"]), len(found["test"])] == list(SPLIT[1:])
+    assert sum(SPLIT) == len(scans.images)
+
+
+def test_each_image_keeps_its_label(clean, scans):
+    upsampled = torch.nn.functional.interpolate(
+        torch.tensor(scans.images, dtype=torch.float32).unsqueeze(1) / 16, (32, 32), mode="bilinear"
+    )
+    label_of = dict(zip(identities(upsampled), scans.target.tolist(), strict=True))
+    for images, labels in clean.values():
+        assert [label_of[identity] for identity in identities(images)] == labels.tolist()
+
+
+def test_equal_seeds_give_equal_validation_and_test_whatever_the_global_state():
+    torch.manual_seed(5)
+    one = load_digits(seed=3)
+    torch.manual_seed(6)
+    other = load_digits(seed=3)
+    for name in ("validation", "test"):
+        first, second = whole(getattr(one, name)), whole(getattr(other, name))
+        assert torch.equal(first[0], second[0])
+        assert torch.equal(first[1], second[1])
+
+
+def test_another_seed_splits_otherwise():
+    one, other = (whole(load_digits(seed=seed).test)[1] for seed in (0, 1))
+    assert not torch.equal(one, other)
+
+
+def test_loading_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    load_digits()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_validation_is_fixed_and_training_is_distorted_anew():
+    dataset = load_digits()
+    assert torch.equal(whole(dataset.test)[0], whole(dataset.test)[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first, second = whole(dataset.train), whole(dataset.train)
+        torch.manual_seed(0)
+        again = whole(dataset.train)
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], second[0])
+    assert not torch.equal(first[1], second[1])
+
+
+def test_distortion_changes_every_image_and_adds_noise_of_the_given_size():
+    paper = torch.zeros(64, 1, 32, 32)
+    assert torch.equal(distort(paper, 0.0), paper)
+    assert distort(paper, 0.4).std() == pytest.approx(0.4, rel=0.05)
+    bar = torch.zeros(64, 1, 32, 32)
+    bar[:, :, 4:28, 14:18] = 1
+    moved = distort(bar, 0.0)
+    assert all(not torch.equal(a, b) for a, b in zip(moved, bar, strict=True))
+    assert len(set(identities(moved))) == 64
+    assert 0 <= moved.min() <= moved.max() <= 1
+    # Ink is scaled by 1/0.75² at most, and little of it leaves the paper.
+    assert 0.3 < moved.mean() / bar.mean() < 1.8
+
+
+def test_digits_need_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(MissingDependencyError, match=r"scikit-learn .* 'layermerge\[demo\]'"):
+        load_digits()
+
+
+@pytest.mark.parametrize("missing", ["train", "val"])
+def test_an_image_folder_without_a_part_is_named(tmp_path, missing):
+    for name in {"train", "val"} - {missing}:
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError) as caught:
+        load_image_folder(tmp_path)
+    assert f"{tmp_path} has no folder {missing!r}" in str(caught.value)
+    assert f"{tmp_path}/val/CLASS/*.jpg" in str(caught.value)
+
+
+def test_an_image_folder_needs_torchvision(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(MissingDependencyError, match=r"torchvision .* 'layermerge\[models\]'"):
+        load_image_folder(tmp_path)
+
+
+def test_an_image_folder_is_a_dataset(tmp_path):
+    pytest.importorskip("torchvision")
+    from PIL import Image
+
+    for part, count in (("train", 5), ("val", 4)):
+        for shade, name in enumerate(("dark", "light")):
+            (tmp_path / part / name).mkdir(parents=True)
+            for place in range(count):
+                image = Image.new("RGB", (40 + place, 48), (200 * shade,) * 3)
+                image.save(tmp_path / part / name / f"{place}.png")
+    dataset = load_image_folder(tmp_path, size=32, batch_size=4, workers=0)
+    assert isinstance(dataset, Dataset)
+    assert dataset.num_classes == 2
+    assert [images.shape for images, _ in dataset.train] == [(4, 3, 32, 32)] * 2
+    for batches in (dataset.validation, dataset.test):
+        images, labels = whole(batches)
+        assert labels.tolist() == [0, 0, 1, 1]
+        assert images[labels == 1].min() > images[labels == 0].max()
