@@ -241,6 +241,8 @@ def zoo(name: str) -> nn.Module:
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest |actual - expected| over the largest |expected|."""
+    """Largest |actual - expected| over the largest |expected|, which must not vanish."""
     assert actual.shape == expected.shape
-    return float((actual - expected).detach().abs().max() / expected.detach().abs().max())
+    scale = float(expected.detach().abs().max())
+    assert scale > 0
+    return float((actual - expected).detach().abs().max()) / scale

@@ -53,7 +53,7 @@ class DemoSettings:
 FULL = DemoSettings(
     base=FinetuneSettings(epochs=40, learning_rate=5e-3),
     probe=FinetuneSettings(steps=20, learning_rate=1e-3),
-    final=FinetuneSettings(epochs=40, learning_rate=3e-3),
+    final=FinetuneSettings(epochs=60, learning_rate=3e-3),
 )
 FAST = DemoSettings(
     base=FinetuneSettings(epochs=6, learning_rate=5e-3),
