@@ -8,9 +8,11 @@ disturbed from outside, and is dropped.
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
+from bisect import insort
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +29,7 @@ COMPANY = 32
 """Least number of units that rotate, so that the last ones are not timed in a hot loop."""
 MIN_REPEATS = 6  # the fewest whose range encloses the median with 95 % confidence
 WARM_UP = 1
+LOOK_GROWTH = 1.1
 MAX_SLOWDOWN = 1.25
 """Slowdown of the reference, against its lower quartile, from which a lap counts as disturbed."""
 
@@ -104,6 +107,8 @@ def measure_units(
     while rotation.timings:
         is_late = now() >= deadline
         rotation.turn(is_lenient=is_late)
+        if not is_late and not rotation.is_time_to_look():
+            continue
         rotation.set_aside(
             give_up({name: m.median_ns for name, m in results.items()} | rotation.fastest())
         )
@@ -144,22 +149,32 @@ class _Rotation:
         self.all_timings: dict[str, list[int]] = {name: [] for name in pending}
         self.aside: set[str] = set()
         self.reference_ns: list[int] = []
+        self.turns = self.next_look = 0
         self.order = random.Random(0)
         self._warm_up()
 
     def turn(self, *, is_lenient: bool) -> None:
         """Time every pending unit once, in laps; a disturbed lap counts only if `is_lenient`."""
+        self.turns += 1
         names = [*self.timings, *self._company()]
         self.order.shuffle(names)
         for start in range(0, len(names), LAP):
             lap = names[start : start + LAP]
             calls = [self.reference, *(self.units[name] for name in lap), self.reference]
             before, *timings, after = self.clock(calls)
-            self.reference_ns += (before, after)
+            insort(self.reference_ns, before)
+            insort(self.reference_ns, after)
             counts = is_lenient or not self._is_disturbed(max(before, after))
             for name, timing in zip(lap, timings, strict=True):
                 if name in self.timings:
                     self._add(name, timing, counts=counts)
+
+    def is_time_to_look(self) -> bool:
+        """Whether results are to be looked at: after ever more turns, for looking takes as long."""
+        if self.turns < self.next_look:
+            return False
+        self.next_look = max(self.turns + 1, int(self.turns * LOOK_GROWTH))
+        return True
 
     def fastest(self) -> dict[str, int]:
         """The fastest run of each pending unit."""
@@ -203,7 +218,7 @@ class _Rotation:
         return self.order.sample(others, max(0, min(missing, len(others))))
 
     def _is_disturbed(self, reference_ns: int) -> bool:
-        quartile = sorted(self.reference_ns)[len(self.reference_ns) // 4]
+        quartile = self.reference_ns[len(self.reference_ns) // 4]
         return reference_ns > MAX_SLOWDOWN * quartile
 
 
@@ -229,6 +244,8 @@ def summarise(timings: Sequence[int]) -> Measurement:
 @lru_cache(maxsize=4096)
 def _interval_rank(repeats: int) -> int:
     """Greatest r with 2 P(X < r) <= 0.05 for X ~ binomial(repeats, 1/2); 1 if there is none."""
+    if repeats > 1000:  # from here on the normal approximation is off by one rank at most
+        return int((repeats - 1.959964 * math.sqrt(repeats)) / 2)
     rank, ways, below = 0, 1, 1
     while 40 * below <= 2**repeats:
         rank += 1
