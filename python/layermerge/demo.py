@@ -184,12 +184,20 @@ def train_base(
     with seeded(settings.seed):
         model = DigitsNet()
     recipe = json.dumps({"dataset": dataset.name, **asdict(settings)}, sort_keys=True)
-    if path.exists():
-        with safetensors.safe_open(path, "pt") as file:
-            is_same = (file.metadata() or {}).get("recipe") == recipe
-        if is_same:
-            model.load_state_dict(safetensors.torch.load_file(path))
-            return model.eval()
+    if _recipe_of(path) == recipe:
+        model.load_state_dict(safetensors.torch.load_file(path))
+        return model.eval()
     finetune(model, dataset.train, settings, description="Training the base", progress=progress)
-    safetensors.torch.save_file(model.state_dict(), path, {"recipe": recipe})
+    unfinished = path.with_suffix(".unfinished")
+    safetensors.torch.save_file(model.state_dict(), unfinished, {"recipe": recipe})
+    unfinished.replace(path)
     return model
+
+
+def _recipe_of(path: Path) -> str | None:
+    """How the network in a file was trained, or None if there is none that can be read."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("recipe")
+    except (OSError, safetensors.SafetensorError):
+        return None
