@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from layermerge.cli import main
+from layermerge.exporting import load
+from layermerge.finetuning import score_classification
+from layermerge.models import call_by_name
+from layermerge.results import load_result
+from networks import tiny_classifier
+
+FILE = """
+from layermerge.datasets import Dataset
+from networks import striped_images, tiny_classifier
+
+def make():
+    return tiny_classifier()
+
+def stripes():
+    train, validation, test = ([striped_images(64, seed)] for seed in range(3))
+    return Dataset("stripes", train, validation, test, 3)
+
+def empty():
+    return Dataset("nothing", [], [], [], 3)
+
+def number():
+    return 7
+"""
+QUICK = ("--probe-steps=2", "--epochs=2", "--threads=1", "--max-seconds=1")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("user") / "stripes_model.py"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """One folder for all runs, so that only the first has to measure."""
+    return tmp_path_factory.mktemp("out")
+
+
+def compress(file, out, *arguments):
+    data = () if any(a.startswith("--data") for a in arguments) else (f"--data={file}:stripes",)
+    return main(["compress", f"{file}:make", *data, f"--out={out}", *QUICK, *arguments])
+
+
+def compress_json(capsys, file, out, *arguments):
+    status = compress(file, out, *arguments, "--json")
+    output = capsys.readouterr().out
+    assert output.count("\n") == 1
+    return status, json.loads(output)
+
+
+@pytest.mark.parametrize(
+    ("budget", "limit"),
+    [
+        ("--speedup=1.05", lambda base_ns: base_ns / 1.05),
+        ("--latency=95%", lambda base_ns: base_ns * 0.95),
+        ("--latency-ms=200", lambda base_ns: 200e6),
+    ],
+)
+def test_every_kind_of_budget_is_kept(capsys, file, out, budget, limit):
+    status, found = compress_json(capsys, file, out, budget)
+    assert status == 0
+    assert found["feasible"] is True
+    assert found["budget_ns"] == int(limit(found["base"]["latency_ns"]))
+    assert found["compressed"]["predicted_ns"] <= limit(found["base"]["predicted_ns"])
+    assert found["is_within_budget"] == (found["compressed"]["latency_ns"] <= found["budget_ns"])
+    assert found["directory"] == str(out)
+
+
+def test_json_is_the_result_that_is_saved(capsys, file, out):
+    _, found = compress_json(capsys, file, out, "--latency=95%")
+    result = load_result(out / "result.json")
+    assert result.budget_ns == found["budget_ns"]
+    assert result.speedup == found["speedup"]
+    assert "batch 1, 1 thread" in result.environment
+    assert result.provenance["budget"] == "95% of the original latency"
+
+
+def test_the_saved_network_scores_what_was_reported(capsys, file, out):
+    _, found = compress_json(capsys, file, out, "--latency=95%")
+    merged = load(out, tiny_classifier())
+    test = call_by_name(f"{file}:stripes").test
+    assert score_classification(merged, test) == found["compressed"]["score"]
+    assert score_classification(tiny_classifier(), test) == found["base"]["score"]
+
+
+def test_without_json_the_tables_and_the_folder_are_printed(capsys, file, out):
+    assert compress(file, out, "--speedup=1.05") == 0
+    output = capsys.readouterr().out
+    for text in ("base and compressed", "accuracy", "latency, measured", "The plan: 3"):
+        assert text in output
+    assert f"Saved in {out}: plan.json, model.safetensors, report.html, result.json" in output
+    for name in ("plan.json", "model.safetensors", "report.html", "result.json", "study.db"):
+        assert (out / name).is_file()
+
+
+def test_an_infeasible_budget_exits_with_3_and_the_least_latency(capsys, file, out):
+    status = compress(file, out, "--speedup=1000", "--json")
+    output = capsys.readouterr()
+    found = json.loads(output.out)
+    assert (status, output.out.count("\n")) == (3, 1)
+    assert found["feasible"] is False
+    assert f"the fastest is predicted to take {found['least_latency_ms']} ms" in output.err
+    assert "layermerge compress: error: no plan meets the budget" in output.err
+
+
+def test_the_input_whose_latency_counts_can_be_another(capsys, file, tmp_path):
+    _, found = compress_json(capsys, file, tmp_path, "--latency-ms=200", "--input=8x1x8x8")
+    assert "batch 8," in found["environment"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data=mnist"], "--data must be digits, imagefolder:DIR or FILE.py:FUNCTION"),
+        (["--data={file}:number"], "returned a int, expected a layermerge.datasets.Dataset"),
+        (["--data={file}:strips"], "has no function 'strips'; did you mean stripes"),
+        (["--data={file}:empty"], "the validation part of nothing holds no images"),
+        (["--data=imagefolder:nowhere"], "nowhere has no folder 'train'"),
+        (["--device=tpu"], "device must be like 'cpu' or 'cuda:0'; got 'tpu'"),
+        (["--input=1x3x8x8"], "does not run on the example inputs"),
+        (["--breaks=9"], "breaks names position 9; positions are 0..3"),
+        (["--out={file}"], "cannot be made a folder"),
+        (["--weights={file}"], "cannot be loaded into Sequential"),
+    ],
+)
+def test_bad_input_exits_with_2_and_one_paragraph(capsys, file, tmp_path, arguments, message):
+    arguments = [argument.format(file=file) for argument in arguments]
+    status = compress(file, tmp_path, "--speedup=1.05", *arguments, "--json")
+    output = capsys.readouterr()
+    assert (status, output.out) == (2, "")
+    errors = [line for line in output.err.splitlines() if "error" in line]
+    assert output.err.splitlines()[-1:] == errors
+    assert errors[0].startswith("layermerge compress: error: ")
+    assert message in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: MODEL, --data"),
+        (["m:f", "--data=digits"], "one of the arguments --speedup --latency-ms --latency is"),
+        (["m:f", "--data=digits", "--speedup=2", "--latency=60%"], "not allowed with argument"),
+        (["m:f", "--data=digits", "--speedup=0"], "'0' is not a number greater than 0"),
+        (["m:f", "--data=digits", "--latency=60"], "not a percentage such as 60%"),
+        (["m:f", "--data=digits", "--latency=x%"], "'x' is not a number greater than 0"),
+        (["m:f", "--data=digits", "--speedup=2", "--epochs=0"], "'0' is not a whole number of 1"),
+    ],
+)
+def test_bad_usage_exits_with_2_and_the_usage(capsys, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        main(["compress", *arguments])
+    assert caught.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("usage: layermerge compress")
+    assert message in output.err
