@@ -293,8 +293,7 @@ def _plan_within_budget(
         measured = _compare(base, candidate, example_inputs, options)
         limit_ns = budget.resolve(measured[BASE].median_ns)
         compressed = measured[COMPRESSED]
-        margin = min(compressed.spread, options.target_rsd)
-        excess = compressed.median_ns * (1 + margin) / limit_ns
+        excess = compressed.median_ns * (1 + options.target_rsd) / limit_ns
         assert plan.latency_ns is not None
         _log.info(
             "predicted %.3f ms, measured %.3f ms", plan.latency_ns / 1e6, compressed.median_ns / 1e6
