@@ -138,12 +138,12 @@ void ExactSolver::search(const ExactOptions& options, Interrupt& interrupt) {
         const LabelSearch::Target target{std::max(lower, dual - slack), unit_, budget_ns_};
         select_arcs(target.value);
         if (run(target, {limit, unlimited}, interrupt)) {
-            if (solution_.ties_resolved) return;
             upper_ = std::min(upper_, target.value);
+            if (solution_.ties_resolved || target.value <= lower) return;
             slack *= 4;
         } else {
             if (close_enough(options)) return;
-            const std::size_t width = std::min(limit / 64, most_labels / selected_.size());
+            const std::size_t width = std::min(limit / 64, most_labels / (selected_.size() + 1));
             run(target, {unlimited, std::max<std::size_t>(width, 16)}, interrupt);
             if (limit == most_labels || close_enough(options)) return;
             limit = std::min(most_labels, 4 * limit);

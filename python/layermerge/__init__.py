@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layermerge.errors import InfeasibleError, InputError, LayerMergeError
-    from layermerge.solver import Selection, solve
+    from layermerge.solver import Frontier, Selection, frontier, solve, solve_many
     from layermerge.table_files import (
         read_importance,
         read_latency,
@@ -20,20 +20,24 @@ if TYPE_CHECKING:
     from layermerge.tables import ImportanceTable, LatencyTable
 
 __all__ = [
+    "Frontier",
     "ImportanceTable",
     "InfeasibleError",
     "InputError",
     "LatencyTable",
     "LayerMergeError",
     "Selection",
+    "frontier",
     "read_importance",
     "read_latency",
     "solve",
+    "solve_many",
     "write_importance",
     "write_latency",
 ]
 
 _MODULE_OF = {
+    "Frontier": "layermerge.solver",
     "ImportanceTable": "layermerge.tables",
     "InfeasibleError": "layermerge.errors",
     "InputError": "layermerge.errors",
@@ -42,7 +46,9 @@ _MODULE_OF = {
     "Selection": "layermerge.solver",
     "read_importance": "layermerge.table_files",
     "read_latency": "layermerge.table_files",
+    "frontier": "layermerge.solver",
     "solve": "layermerge.solver",
+    "solve_many": "layermerge.solver",
     "write_importance": "layermerge.table_files",
     "write_latency": "layermerge.table_files",
 }

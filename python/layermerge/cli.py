@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import layermerge
-from layermerge.commands import solve
+from layermerge.commands import frontier, solve
 from layermerge.errors import InfeasibleError, InputError, LayerMergeError
 
-COMMANDS: dict[str, ModuleType] = {"solve": solve}
+COMMANDS: dict[str, ModuleType] = {"solve": solve, "frontier": frontier}
 
 DONE, FAILED, BAD_INPUT, INFEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 
