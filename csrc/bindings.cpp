@@ -10,6 +10,7 @@
 
 #include "binned.hpp"
 #include "exact.hpp"
+#include "frontier.hpp"
 #include "kernel_sizes.hpp"
 #include "latency_table.hpp"
 #include "problem.hpp"
@@ -113,6 +114,17 @@ std::vector<Solution> exact(const Problem& problem, const std::vector<std::int64
     });
 }
 
+py::typing::Tuple<py::array_t<std::int64_t>, Doubles, double> all_budgets(
+    const Problem& problem, std::optional<std::size_t> max_points, double epsilon,
+    std::size_t memory_limit_bytes) {
+    const FrontierOptions options{max_points.value_or(FrontierOptions{}.max_points), epsilon,
+                                  memory_limit_bytes};
+    const Frontier found = without_gil(
+        [&, interrupt = python_interrupt()] { return frontier(problem, options, interrupt); });
+    return py::make_tuple(to_array<std::int64_t>(found.latency_ns), to_array<double>(found.value),
+                          found.error);
+}
+
 py::typing::Tuple<Ints, Bools, Doubles, Bools> segment_kernel_sizes(
     const py::array& growth_h, const py::array& growth_w, const py::array& weight_l1,
     const py::array& irreducible, const py::array& depthwise,
@@ -203,12 +215,18 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         .def_readonly("optimal", &Solution::optimal)
         .def_readonly("ties_resolved", &Solution::ties_resolved)
         .def_readonly("arcs_left", &Solution::arcs_left, "Arcs that the bounds left to search.")
-        .def_readonly("labels", &Solution::labels, "Labels made by the search.");
+        .def_readonly("labels", &Solution::labels, "Labels made by the search.")
+        .def_readonly("seconds", &Solution::seconds, "Time that the search took.");
 
     m.def("solve_exact", &exact, py::arg("problem"), py::arg("budgets_ns"), py::kw_only(),
           py::arg("gap") = ExactOptions{}.gap,
           py::arg("memory_limit_bytes") = ExactOptions{}.memory_limit_bytes,
           "Return the best path of each budget, proven.");
+
+    m.def("frontier", &all_budgets, py::arg("problem"), py::kw_only(),
+          py::arg("max_points") = py::none(), py::arg("epsilon") = FrontierOptions{}.epsilon,
+          py::arg("memory_limit_bytes") = FrontierOptions{}.memory_limit_bytes,
+          "Return (latency_ns int64 [n], value float64 [n], error) of the non-dominated paths.");
 
     m.def("kernel_sizes", &segment_kernel_sizes, py::arg("growth_h"), py::arg("growth_w"),
           py::arg("weight_l1"), py::arg("irreducible"), py::arg("depthwise"), py::kw_only(),

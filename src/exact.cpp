@@ -1,6 +1,7 @@
 #include "exact.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -41,6 +42,7 @@ std::vector<std::size_t> fastest_path(const Problem& problem, Interrupt& interru
 
 Solution ExactSolver::solve(std::int64_t budget_ns, const ExactOptions& options,
                             Interrupt interrupt) {
+    const auto began = std::chrono::steady_clock::now();
     if (!(options.gap >= 0))
         throw std::invalid_argument(text("gap must be >= 0, got ", options.gap));
     bounds_.assign(problem_, budget_ns, interrupt);
@@ -53,6 +55,8 @@ Solution ExactSolver::solve(std::int64_t budget_ns, const ExactOptions& options,
         solution_.optimal = upper_ - solution_.path.value <= bounds_.tolerance();
     solution_.upper_bound =
         solution_.ties_resolved ? solution_.path.value : std::max(upper_, solution_.path.value);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+    solution_.seconds = took.count();
     return solution_;
 }
 
@@ -134,15 +138,15 @@ void ExactSolver::search(const ExactOptions& options, Interrupt& interrupt) {
         const LabelSearch::Target target{std::max(lower, dual - slack), unit_, budget_ns_};
         select_arcs(target.value);
         if (run(target, {limit, unlimited}, interrupt)) {
-            if (solution_.ties_resolved) return;
             upper_ = std::min(upper_, target.value);
+            if (solution_.ties_resolved || target.value <= lower) return;
             slack *= 4;
         } else {
             if (close_enough(options)) return;
-            const std::size_t width = std::max<std::size_t>(16, limit / selected_.size());
-            run(target, {unlimited, width}, interrupt);
-            if (limit == most_labels) return;
-            limit = std::min(most_labels, 8 * limit);
+            const std::size_t width = std::min(limit / 64, most_labels / (selected_.size() + 1));
+            run(target, {unlimited, std::max<std::size_t>(width, 16)}, interrupt);
+            if (limit == most_labels || close_enough(options)) return;
+            limit = std::min(most_labels, 4 * limit);
         }
         if (options.gap > 0 && close_enough(options)) return;
     }

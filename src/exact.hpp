@@ -24,6 +24,7 @@ struct Solution {
     bool ties_resolved = false;  // and the best of all optimal paths by the order below
     std::size_t arcs_left = 0;   // that the bounds could not rule out
     std::size_t labels = 0;      // made in all
+    double seconds = 0;
 };
 
 // Values are summed exactly, in units of 2^-61 of the largest sum there can be. Bounds of doubles

@@ -19,6 +19,8 @@ KEYS = {
     "convolutions",
     "method",
     "seconds",
+    "upper_bound",
+    "optimal",
 }
 
 
@@ -79,6 +81,45 @@ def test_rounding_up_keeps_the_budget_that_floor_exceeds(capsys):
     _, floor = run_json(capsys, *command, "--rounding", "floor")
     assert up["latency_ms"] <= 15.01 < floor["latency_ms"]
     assert up.keys() == floor.keys() == KEYS
+
+
+@pytest.mark.parametrize(("name", "expected"), SOLUTIONS)
+def test_the_exact_method_is_never_worse_than_the_authors_in_their_latency(capsys, name, expected):
+    command = solve_command(name, "--budget-ms", f"{expected['latency_ms']:.6f}")
+    status, found = run_json(capsys, *command)
+    assert (status, found["method"], found["optimal"]) == (0, "exact", True)
+    assert found["upper_bound"] == found["value"] >= expected["objective"] - 1e-9
+    assert found["latency_ms"] <= expected["latency_ms"] + 1e-6
+
+
+def test_several_budgets_give_a_list(capsys):
+    command = solve_command("resnet34.s1", "--budget-ms", 300, "--budget-ms", 200)
+    _, found = run_json(capsys, *command)
+    assert [each["budget_ms"] for each in found["solutions"]] == [300, 200]
+    assert main([*command, "--budget-ms", "1", "--json"]) == 3
+    solutions = json.loads(capsys.readouterr().out)["solutions"]
+    assert [each["feasible"] for each in solutions] == [True, True, False]
+
+
+def test_a_speedup_is_a_budget(capsys):
+    _, found = run_json(capsys, *solve_command("resnet34.s1", "--speedup", 1.5))
+    alone = sum(
+        max(ns for start, end, ns in unit_rows("resnet34.s1") if end == layer)
+        for layer in range(1, 33)
+    )
+    assert found["latency_ms"] <= found["budget_ms"] <= float(alone) / 1.5
+
+
+def unit_rows(name):
+    for start, end, _, time_ms in table_rows(name):
+        if end == start + 1:
+            yield start, end, Decimal(time_ms)
+
+
+def test_options_of_binned_do_not_go_with_exact(capsys):
+    command = solve_command("resnet34.s1", "--budget-ms", 300, "--method", "exact")
+    assert main([*command, "--bin-ms", "0.1"]) == 2
+    assert "options of method 'binned'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rounding", ["up", "floor"])

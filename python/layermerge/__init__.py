@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from layermerge.planning import Budget, make_plan
     from layermerge.results import Result
     from layermerge.rewriting import rewrite
-    from layermerge.solver import Selection, solve
+    from layermerge.selection import Selection
+    from layermerge.solver import Frontier, frontier, solve, solve_many
     from layermerge.store import Study
     from layermerge.table_files import (
         read_importance,
@@ -45,6 +46,7 @@ __all__ = [
     "Budget",
     "CandidateSpace",
     "Compression",
+    "Frontier",
     "ImportanceScores",
     "ImportanceTable",
     "InfeasibleError",
@@ -63,6 +65,7 @@ __all__ = [
     "enumerate_candidates",
     "estimate_importance",
     "finetune",
+    "frontier",
     "load",
     "load_model",
     "load_plan",
@@ -75,6 +78,7 @@ __all__ = [
     "rewrite",
     "save",
     "solve",
+    "solve_many",
     "trace",
     "write_importance",
     "write_latency",
@@ -84,6 +88,7 @@ _MODULE_OF = {
     "Budget": "layermerge.planning",
     "CandidateSpace": "layermerge.candidates",
     "Compression": "layermerge.pipeline",
+    "Frontier": "layermerge.solver",
     "ImportanceScores": "layermerge.importance.scores",
     "ImportanceTable": "layermerge.tables",
     "InfeasibleError": "layermerge.errors",
@@ -95,13 +100,14 @@ _MODULE_OF = {
     "Options": "layermerge.pipeline",
     "Plan": "layermerge.plan",
     "Result": "layermerge.results",
-    "Selection": "layermerge.solver",
+    "Selection": "layermerge.selection",
     "Study": "layermerge.store",
     "UnsupportedModelError": "layermerge.errors",
     "compress": "layermerge.pipeline",
     "enumerate_candidates": "layermerge.candidates",
     "estimate_importance": "layermerge.importance.estimation",
     "finetune": "layermerge.finetuning",
+    "frontier": "layermerge.solver",
     "load": "layermerge.exporting",
     "load_model": "layermerge.models",
     "load_plan": "layermerge.plan",
@@ -114,6 +120,7 @@ _MODULE_OF = {
     "rewrite": "layermerge.rewriting",
     "save": "layermerge.exporting",
     "solve": "layermerge.solver",
+    "solve_many": "layermerge.solver",
     "trace": "layermerge.tracing",
     "write_importance": "layermerge.table_files",
     "write_latency": "layermerge.table_files",

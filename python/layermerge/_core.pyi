@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['LatencyTable', 'Problem', 'Solution', 'kernel_sizes', 'solve_binned', 'solve_exact']
+__all__: list[str] = ['LatencyTable', 'Problem', 'Solution', 'frontier', 'kernel_sizes', 'solve_binned', 'solve_exact']
 class Problem:
     """
     Validated arcs of a directed acyclic graph on positions 0..last_position.
@@ -68,6 +68,11 @@ class Solution:
     def optimal(self) -> bool:
         ...
     @property
+    def seconds(self) -> float:
+        """
+        Time that the search took.
+        """
+    @property
     def ties_resolved(self) -> bool:
         ...
     @property
@@ -76,6 +81,10 @@ class Solution:
     @property
     def value(self) -> float:
         ...
+def frontier(problem: Problem, *, max_points: typing.SupportsInt | typing.SupportsIndex | None = None, epsilon: typing.SupportsFloat | typing.SupportsIndex = 0.0, memory_limit_bytes: typing.SupportsInt | typing.SupportsIndex = 2147483648) -> tuple[numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.float64], float]:
+    """
+    Return (latency_ns int64 [n], value float64 [n], error) of the non-dominated paths.
+    """
 def kernel_sizes(growth_h: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], growth_w: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], weight_l1: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], irreducible: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], depthwise: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], *, max_kernel_h: typing.SupportsInt | typing.SupportsIndex | None = None, max_kernel_w: typing.SupportsInt | typing.SupportsIndex | None = None) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.bool], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.bool]]:
     """
     Return (kernel_size int32 [n, 2], is_depthwise bool [n], weight_l1 float64 [n], kept bool [n, layers]): each achievable kernel size with its best kept layers.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import layermerge
-from layermerge.commands import compress, demo, inspect, solve
+from layermerge.commands import compress, demo, frontier, inspect, solve
 from layermerge.errors import InfeasibleError, InputError, LayerMergeError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -22,6 +22,7 @@ COMMANDS: dict[str, ModuleType] = {
     "inspect": inspect,
     "compress": compress,
     "solve": solve,
+    "frontier": frontier,
 }
 
 DONE, FAILED, BAD_INPUT, INFEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130

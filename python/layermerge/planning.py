@@ -14,7 +14,8 @@ from layermerge.importance.scores import ImportanceScores
 from layermerge.latency.profile import LatencyProfile
 from layermerge.milliseconds import budget_from_ms, format_ms
 from layermerge.plan import Plan, PlannedSegment
-from layermerge.solver import Selection, solve
+from layermerge.selection import Selection
+from layermerge.solver import solve
 from layermerge.tables import Entries, ImportanceTable, LatencyTable
 
 
@@ -175,10 +176,15 @@ def _plan(profile: LatencyProfile, selection: Selection, budget_ns: int) -> Plan
         budget_ns,
         predict_ns(profile, selection.latency_ns),
         selection.value,
-        f"largest total importance among all plans, with latencies rounded up to "
-        f"{selection.bin_ns} ns",
+        _certificate(selection),
         {"environment": str(profile.environment), "calibration": float(profile.calibration)},
     )
+
+
+def _certificate(selection: Selection) -> str:
+    if selection.optimal:
+        return "proven: no plan within the budget has a larger total importance"
+    return f"at most {selection.gap:.2%} below the largest total importance within the budget"
 
 
 def _planned(selection: Selection) -> Iterable[PlannedSegment]:

@@ -2,113 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from fractions import Fraction
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from layermerge import _core
 from layermerge.errors import InputError
+from layermerge.instance import Instance, instance_of, solve_binned, solve_exact
 from layermerge.milliseconds import MAX_NS, budget_from_ms
-from layermerge.tables import ImportanceTable, LatencyTable, matching_rows
+from layermerge.selection import SelectedEntry, Selection, Statistics
+from layermerge.tables import ImportanceTable, LatencyTable
 
-METHODS = ("binned",)
+__all__ = [
+    "Frontier",
+    "SelectedEntry",
+    "Selection",
+    "Statistics",
+    "baseline_latency_ns",
+    "frontier",
+    "solve",
+    "solve_many",
+]
+
+METHODS = ("exact", "binned")
 ROUNDINGS = ("up", "floor")
 DEFAULT_BINS = 10_000
 """Bins that a budget is divided into unless `bin_ns` is given."""
 
 
-@dataclass(frozen=True)
-class SelectedEntry:
-    """One entry of a selection: layers start+1..end run as one convolution made of the `kept` ones.
-
-    Attributes
-    ----------
-    row : int
-        Its row in the latency table.
-    """
-
-    row: int
-    start: int
-    end: int
-    kernel_size: tuple[int, int]
-    is_depthwise: bool
-    kept: tuple[int, ...]
-    latency_ns: int
-    importance: float
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Consecutive entries that cover 0..L, and how they were found.
-
-    Attributes
-    ----------
-    entries : tuple of SelectedEntry
-        In order of position.
-    value : float
-        Sum of the importances.
-    latency_ns, budget_ns : int
-        Exact sum of the latencies, and the budget. With `rounding="floor"` the first may exceed the
-        second.
-    method, bin_ns, rounding
-        How it was found.
-    seconds : float
-        Time that the core took.
-    """
-
-    entries: tuple[SelectedEntry, ...]
-    value: float
-    latency_ns: int
-    budget_ns: int
-    method: str
-    bin_ns: int
-    rounding: str
-    seconds: float
-
-    @property
-    def activations(self) -> tuple[int, ...]:
-        """Positions at which an entry ends: the activations that stay, the last one included."""
-        return tuple(entry.end for entry in self.entries)
-
-    @property
-    def convolutions(self) -> tuple[int, ...]:
-        """The layers that are kept."""
-        return tuple(layer for entry in self.entries for layer in entry.kept)
-
-
 def solve(
-    latency: LatencyTable,
-    importance: ImportanceTable,
+    latency: LatencyTable | ArrayLike,
+    importance: ImportanceTable | ArrayLike,
     *,
+    start: ArrayLike | None = None,
+    end: ArrayLike | None = None,
     budget_ns: int | None = None,
     budget_ms: float | None = None,
-    method: str = "binned",
+    speedup: float | None = None,
+    method: str | None = None,
+    gap: float = 0.0,
     bin_ns: int | None = None,
-    rounding: str = "up",
+    rounding: str | None = None,
     memory_limit_bytes: int = 2 << 30,
 ) -> Selection:
     """Select consecutive entries that cover all positions, of largest importance in the budget.
 
     Parameters
     ----------
-    latency, importance : LatencyTable, ImportanceTable
-        With the same entries, in any order.
-    budget_ns, budget_ms : int, float
-        The budget, in one of the two units. Milliseconds are rounded down to whole nanoseconds.
-    method : {"binned"}
-        "binned" is the paper's dynamic programme over latency bins (arXiv 2406.12837, section 3.3).
+    latency, importance : LatencyTable, ImportanceTable, or integer and float arrays [n]
+        With the same entries, in any order. As arrays: nanoseconds and values, row by row.
+    start, end : int arrays [n], optional
+        With arrays: the positions between which each entry leads.
+    budget_ns, budget_ms, speedup : int, float, float
+        The budget, in one of the three ways. Milliseconds are rounded down to whole nanoseconds; a
+        speedup divides `baseline_latency_ns`, rounded down.
+    method : {"exact", "binned"}, optional
+        "exact" proves its selection optimal. "binned" is the paper's dynamic programme over latency
+        bins (arXiv 2406.12837, section 3.3). "exact" unless an option of "binned" is given.
+    gap : float
+        For "exact": stop once the upper bound is within this share of the value.
     bin_ns : int, optional
-        Width of a bin; by default a ten-thousandth of the budget.
-    rounding : {"up", "floor"}
-        How latencies become bins. "up" keeps the budget; "floor", the authors' way, may exceed it.
+        For "binned": width of a bin; by default a ten-thousandth of the budget.
+    rounding : {"up", "floor"}, optional
+        For "binned": how latencies become bins. "up", the default, keeps the budget; "floor", the
+        authors' way, may exceed it.
     memory_limit_bytes : int
-        A problem whose tables would be larger is refused.
+        "binned" refuses a problem whose tables would be larger; "exact" ends with the best
+        selection it has, and the bound.
 
     Returns
     -------
     Selection
-        Ties go to fewer bins of latency, then fewer entries, then the smallest rows.
+        Ties go to less latency ("binned": fewer bins of it), then fewer entries, then the smallest
+        rows.
 
     Raises
     ------
@@ -130,59 +99,170 @@ def solve(
     >>> importance = ImportanceTable(entries, [0.9, 0.8, 1.1], kept=((1,), (2,), (1, 2)))
     >>> solve(latency, importance, budget_ns=10).activations
     (2,)
+
+    The same from arrays:
+
+    >>> found = solve([5, 6, 7], [0.9, 0.8, 1.1], start=[0, 1, 0], end=[1, 2, 2], budget_ns=10)
+    >>> found.rows, found.value, found.upper_bound, found.optimal
+    ((2,), 1.1, 1.1, True)
     """
-    _check_choice("method", method, METHODS)
-    _check_choice("rounding", rounding, ROUNDINGS)
-    budget = _budget(budget_ns, budget_ms)
-    width_ns = max(1, budget // DEFAULT_BINS) if bin_ns is None else _integer("bin_ns", bin_ns, 1)
+    instance = instance_of(latency, importance, start, end)
+    budget = _budget(instance, budget_ns, budget_ms, speedup)
     memory_limit = _integer("memory_limit_bytes", memory_limit_bytes, 0)
-    valued = matching_rows(latency, importance)
-    began = perf_counter()
-    problem = _core.Problem(
-        latency.entries.start,
-        latency.entries.end,
-        latency.latency_ns,
-        importance.importance[valued],
-    )
-    rows, value, latency_ns = _core.solve_binned(
-        problem, budget, bin_ns=width_ns, rounding=rounding, memory_limit_bytes=memory_limit
-    )
-    seconds = perf_counter() - began
-    entries = tuple(
-        _selected(latency, importance, row, valued_row)
-        for row, valued_row in zip(rows.tolist(), valued[rows].tolist(), strict=True)
-    )
-    return Selection(entries, value, latency_ns, budget, method, width_ns, rounding, seconds)
+    if _chosen_method(method, gap, bin_ns, rounding) == "exact":
+        return solve_exact(instance, [budget], gap, memory_limit)[0]
+    _check_choice("rounding", rounding := rounding or "up", ROUNDINGS)
+    width_ns = max(1, budget // DEFAULT_BINS) if bin_ns is None else _integer("bin_ns", bin_ns, 1)
+    return solve_binned(instance, budget, width_ns, rounding, memory_limit)
 
 
-def _selected(
-    latency: LatencyTable, importance: ImportanceTable, row: int, valued_row: int
-) -> SelectedEntry:
-    entries = latency.entries
-    height, width = entries.kernel_size[row].tolist()
-    return SelectedEntry(
-        row=row,
-        start=int(entries.start[row]),
-        end=int(entries.end[row]),
-        kernel_size=(height, width),
-        is_depthwise=bool(entries.is_depthwise[row]),
-        kept=importance.kept[valued_row],
-        latency_ns=int(latency.latency_ns[row]),
-        importance=float(importance.importance[valued_row]),
+def solve_many(
+    latency: LatencyTable | ArrayLike,
+    importance: ImportanceTable | ArrayLike,
+    budgets_ns: Sequence[int],
+    *,
+    start: ArrayLike | None = None,
+    end: ArrayLike | None = None,
+    gap: float = 0.0,
+    memory_limit_bytes: int = 2 << 30,
+) -> list[Selection]:
+    """Solve exactly for each of many budgets; tables are matched and memory is taken once.
+
+    Parameters and errors are those of `solve`.
+
+    Examples
+    --------
+    >>> arrays = {"start": [0, 1, 0], "end": [1, 2, 2]}
+    >>> [found.rows for found in solve_many([5, 6, 7], [0.9, 0.8, 1.1], [7, 11], **arrays)]
+    [(2,), (0, 1)]
+    """
+    instance = instance_of(latency, importance, start, end)
+    budgets = [_integer(f"budgets_ns[{k}]", each, 0) for k, each in enumerate(budgets_ns)]
+    memory_limit = _integer("memory_limit_bytes", memory_limit_bytes, 0)
+    return solve_exact(instance, budgets, gap, memory_limit)
+
+
+def frontier(
+    latency: LatencyTable | ArrayLike,
+    importance: ImportanceTable | ArrayLike,
+    *,
+    start: ArrayLike | None = None,
+    end: ArrayLike | None = None,
+    max_points: int | None = None,
+    epsilon: float = 0.0,
+    memory_limit_bytes: int = 2 << 30,
+) -> Frontier:
+    """Find all selections that no other dominates: what every budget can buy.
+
+    Parameters
+    ----------
+    latency, importance, start, end
+        As for `solve`.
+    max_points : int, optional
+        Find at most as many, where the value changes most.
+    epsilon : float
+        Stop when no budget can have a value larger by more than this than its point's.
+    memory_limit_bytes : int
+        All points at once need labels in memory: more are refused.
+
+    Returns
+    -------
+    Frontier
+        With all points (error 0), unless `max_points` or `epsilon` is given.
+
+    Examples
+    --------
+    >>> found = frontier([5, 6, 7], [0.9, 0.8, 1.1], start=[0, 1, 0], end=[1, 2, 2])
+    >>> found.latency_ns.tolist(), found.value.round(9).tolist()
+    ([7, 11], [1.1, 1.7])
+    >>> found.selection(1).activations
+    (1, 2)
+    """
+    instance = instance_of(latency, importance, start, end)
+    points = None if max_points is None else _integer("max_points", max_points, 2)
+    memory_limit = _integer("memory_limit_bytes", memory_limit_bytes, 0)
+    latency_ns, value, error = _core.frontier(
+        instance.problem, max_points=points, epsilon=epsilon, memory_limit_bytes=memory_limit
     )
+    return Frontier(latency_ns, value, error, instance)
 
 
-def _budget(budget_ns: int | None, budget_ms: float | None) -> int:
-    if budget_ns is not None and budget_ms is None:
+def baseline_latency_ns(
+    latency: LatencyTable | ArrayLike,
+    importance: ImportanceTable | ArrayLike,
+    *,
+    start: ArrayLike | None = None,
+    end: ArrayLike | None = None,
+) -> int:
+    """Latency of the network as it is: every layer on its own, and kept.
+
+    Where the tables do not say which layers are kept, a layer's slowest entry stands for it.
+
+    Examples
+    --------
+    >>> baseline_latency_ns([5, 6, 7], [0.9, 0.8, 1.1], start=[0, 1, 0], end=[1, 2, 2])
+    11
+    """
+    return instance_of(latency, importance, start, end).baseline_latency_ns()
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Latencies and values that no selection dominates, both rising.
+
+    Attributes
+    ----------
+    latency_ns : int64 array [n]
+    value : float64 array [n]
+    error : float
+        With any budget, the best selection is worth at most this more than the best point within.
+    """
+
+    latency_ns: NDArray[np.int64]
+    value: NDArray[np.float64]
+    error: float
+    _instance: Instance
+
+    def __len__(self) -> int:
+        return len(self.latency_ns)
+
+    def selection(self, point: int) -> Selection:
+        """Recover the selection of a point: the exact solution with its latency as the budget."""
+        budget_ns = int(self.latency_ns[point])
+        return solve_exact(self._instance, [budget_ns], 0.0, 2 << 30)[0]
+
+
+def _chosen_method(method: str | None, gap: float, bin_ns: int | None, rounding: str | None) -> str:
+    has_binned_options = bin_ns is not None or rounding is not None
+    chosen = ("binned" if has_binned_options else "exact") if method is None else method
+    _check_choice("method", chosen, METHODS)
+    if chosen == "exact" and has_binned_options:
+        raise InputError(
+            "bin_ns and rounding are options of method 'binned': the exact method counts single "
+            "nanoseconds. Leave them out, or choose method 'binned'"
+        )
+    if chosen == "binned" and gap != 0:
+        raise InputError(f"gap is an option of method 'exact', got {gap} for method 'binned'")
+    return chosen
+
+
+def _budget(
+    instance: Instance, budget_ns: int | None, budget_ms: float | None, speedup: float | None
+) -> int:
+    given = {"budget_ns": budget_ns, "budget_ms": budget_ms, "speedup": speedup}
+    if sum(value is not None for value in given.values()) != 1:
+        got = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise InputError(f"give either budget_ns or budget_ms or speedup, got {got}")
+    if budget_ns is not None:
         return _integer("budget_ns", budget_ns, 0)
-    if budget_ms is not None and budget_ns is None:
-        try:
-            return budget_from_ms(budget_ms)
-        except InputError as error:
-            raise InputError(f"budget_ms {error}") from None
-    raise InputError(
-        f"give either budget_ns or budget_ms, got budget_ns={budget_ns} and budget_ms={budget_ms}"
-    )
+    if speedup is not None:
+        if not (isinstance(speedup, (int, float)) and 0 < speedup < float("inf")):
+            raise InputError(f"speedup must be a number > 0, got {speedup!r}")
+        return min(int(Fraction(instance.baseline_latency_ns()) / Fraction(speedup)), MAX_NS)
+    try:
+        return budget_from_ms(budget_ms or 0.0)
+    except InputError as error:
+        raise InputError(f"budget_ms {error}") from None
 
 
 def _integer(name: str, value: int, least: int) -> int:

@@ -18,63 +18,95 @@ SUMMARY = "Choose what to merge: the most important entries that meet a latency 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments."""
+    add_table_arguments(parser)
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument(
+        "--budget-ms",
+        action="append",
+        type=_nanoseconds(budget_from_ms),
+        metavar="B",
+        help="latency budget of the selection, in ms; give it again for more budgets",
+    )
+    budget.add_argument(
+        "--speedup",
+        type=float,
+        metavar="S",
+        help="budget as a speedup over every layer on its own, as the tables have it",
+    )
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        help="exact: the optimum, proven; binned: the paper's dynamic programme over latency bins; "
+        "default: exact, or binned if --bin-ms or --rounding is given",
+    )
+    parser.add_argument(
+        "--gap",
+        type=float,
+        default=0.0,
+        metavar="G",
+        help="exact: stop once the value is proven to be within this share of the optimum",
+    )
+    parser.add_argument(
+        "--bin-ms",
+        type=_nanoseconds(ns_from_ms),
+        metavar="W",
+        help="binned: width of a latency bin, in ms; default: a ten-thousandth of the budget",
+    )
+    parser.add_argument(
+        "--rounding",
+        choices=ROUNDINGS,
+        help="binned: how latencies become bins: up keeps the budget; floor, the way of the "
+        "paper's authors, may exceed it; default: up",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+
+
+def add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name the tables."""
     parser.add_argument(
         "--latency",
         required=True,
         metavar="T.csv",
-        help="latency of each entry: columns st, end, ker, is_dw, time in ms",
+        help="latency of each entry: columns st, end, ker, is_dw, time in ms; CSV or Parquet",
     )
     parser.add_argument(
         "--importance",
         required=True,
         metavar="I.csv",
-        help="importance of each entry: columns st, end, ker, is_dw, conv_comb, importance",
+        help="importance of each entry: columns st, end, ker, is_dw, conv_comb, importance; CSV "
+        "or Parquet",
     )
-    parser.add_argument(
-        "--budget-ms",
-        required=True,
-        type=_nanoseconds(budget_from_ms),
-        metavar="B",
-        help="latency budget of the selection, in ms",
-    )
-    parser.add_argument("--method", choices=METHODS, default="binned", help="default: binned")
-    parser.add_argument(
-        "--bin-ms",
-        type=_nanoseconds(ns_from_ms),
-        metavar="W",
-        help="width of a latency bin, in ms; default: a ten-thousandth of the budget",
-    )
-    parser.add_argument(
-        "--rounding",
-        choices=ROUNDINGS,
-        default="up",
-        help="how latencies become bins: up keeps the budget; floor, the way of the paper's "
-        "authors, may exceed it; default: up",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Solve and print; infeasible budgets are reported in JSON as well."""
     latency = read_latency(arguments.latency)
     importance = read_importance(arguments.importance)
-    try:
-        selection = solve(
-            latency,
-            importance,
-            budget_ns=arguments.budget_ms,
-            method=arguments.method,
-            bin_ns=arguments.bin_ms,
-            rounding=arguments.rounding,
-        )
-    except InfeasibleError as error:
-        if arguments.json:
-            _print_json(_infeasible(error, arguments))
-        raise
+    budgets = [arguments.speedup] if arguments.budget_ms is None else arguments.budget_ms
+    documents: list[dict[str, Any]] = []
+    infeasible: InfeasibleError | None = None
+    for budget in budgets:
+        try:
+            selection = solve(
+                latency,
+                importance,
+                **{"speedup" if arguments.budget_ms is None else "budget_ns": budget},
+                method=arguments.method,
+                gap=arguments.gap,
+                bin_ns=arguments.bin_ms,
+                rounding=arguments.rounding,
+            )
+        except InfeasibleError as error:
+            infeasible = error
+            documents.append(_infeasible(error, budget, arguments))
+            continue
+        documents.append(_found(selection))
+        if not arguments.json:
+            _print_table(selection)
     if arguments.json:
-        _print_json(_found(selection))
-    else:
-        _print_table(selection)
+        print_json(documents[0] if len(documents) == 1 else {"solutions": documents})
+    if infeasible:
+        raise infeasible
     return 0
 
 
@@ -99,6 +131,8 @@ def _found(selection: Selection) -> dict[str, Any]:
         "convolutions": selection.convolutions,
         "method": selection.method,
         "seconds": selection.seconds,
+        "upper_bound": selection.upper_bound,
+        "optimal": selection.optimal,
     }
 
 
@@ -112,24 +146,38 @@ def _segment(entry: SelectedEntry) -> dict[str, Any]:
     }
 
 
-def _infeasible(error: InfeasibleError, arguments: argparse.Namespace) -> dict[str, Any]:
+def _infeasible(
+    error: InfeasibleError, budget: float, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    binned = arguments.bin_ms is not None or arguments.rounding is not None
     return {
         "value": None,
         "latency_ms": None,
-        "budget_ms": arguments.budget_ms / 1e6,
+        "budget_ms": None if arguments.budget_ms is None else budget / 1e6,
         "feasible": False,
         "least_latency_ms": error.least_latency_ns / 1e6,
         "segments": [],
         "activations": [],
         "convolutions": [],
-        "method": arguments.method,
+        "method": arguments.method or ("binned" if binned else "exact"),
         "seconds": None,
+        "upper_bound": None,
+        "optimal": False,
     }
 
 
-def _print_json(document: dict[str, Any]) -> None:
+def print_json(document: dict[str, Any]) -> None:
+    """Print a document on one line."""
     json.dump(document, sys.stdout, allow_nan=False)
     print()
+
+
+def _how(selection: Selection) -> str:
+    if selection.bin_ns is not None:
+        return f"binned, bins of {format_ms(selection.bin_ns)} ms rounded {selection.rounding}"
+    if selection.optimal:
+        return "exact, proven optimal"
+    return f"feasible, gap {100 * (selection.gap or 0):.3g} %"
 
 
 def _print_table(selection: Selection) -> None:
@@ -140,8 +188,7 @@ def _print_table(selection: Selection) -> None:
     table = Table(
         title=f"{len(selection.entries)} convolutions, importance {selection.value:.6g}",
         caption=f"{format_ms(selection.latency_ns)} ms of {format_ms(selection.budget_ns)} ms: "
-        f"budget {'kept' if kept else 'EXCEEDED (rounding floor)'}; {selection.method}, bins of "
-        f"{format_ms(selection.bin_ns)} ms rounded {selection.rounding}, "
+        f"budget {'kept' if kept else 'EXCEEDED (rounding floor)'}; {_how(selection)}, "
         f"solved in {selection.seconds * 1e3:.2f} ms",
     )
     for heading in ("segment", "kernel", "kept layers", "latency ms", "importance"):

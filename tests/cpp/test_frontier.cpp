@@ -1,0 +1,72 @@
+#include <random>
+
+#include "check.hpp"
+#include "exact.hpp"
+#include "frontier.hpp"
+
+using namespace layermerge;
+
+namespace {
+
+using Ints = std::vector<std::int32_t>;
+
+Problem random_problem(unsigned seed, std::int32_t last) {
+    std::mt19937 random(seed);
+    Ints tail, head;
+    std::vector<std::int64_t> latency_ns;
+    std::vector<double> value;
+    for (std::int32_t j = 1; j <= last; ++j)
+        for (std::int32_t i = std::max(0, j - 4); i < j; ++i) {
+            tail.push_back(i);
+            head.push_back(j);
+            latency_ns.push_back(std::int64_t(random() % 40));
+            value.push_back(double(random() % 64) / 8 - 1);
+        }
+    return Problem(tail, head, latency_ns, value);
+}
+
+}  // namespace
+
+TEST(at_every_budget_the_frontier_is_what_a_solve_finds) {
+    for (unsigned seed = 0; seed < 10; ++seed) {
+        const Problem problem = random_problem(seed, 20);
+        const Frontier found = frontier(problem, {});
+        std::size_t k = 0;
+        for (std::int64_t budget_ns = problem.least_latency_ns();
+             budget_ns <= problem.most_latency_ns(); ++budget_ns) {
+            while (k + 1 < found.value.size() && found.latency_ns[k + 1] <= budget_ns) ++k;
+            const Path path = solve_exact(problem, budget_ns).path;
+            CHECK(path.latency_ns == found.latency_ns[k] && path.value == found.value[k]);
+        }
+    }
+}
+
+TEST(an_approximation_keeps_its_error) {
+    const Problem problem = random_problem(3, 40);
+    const Frontier all = frontier(problem, {}), some = frontier(problem, {100'000, 0.5});
+    CHECK(some.error <= 0.5 && some.value.size() < all.value.size());
+    std::size_t k = 0;
+    for (std::size_t point = 0; point < all.value.size(); ++point) {
+        while (k + 1 < some.value.size() && some.latency_ns[k + 1] <= all.latency_ns[point]) ++k;
+        CHECK(some.latency_ns[k] <= all.latency_ns[point]);
+        CHECK(all.value[point] - some.value[k] <= some.error);
+    }
+    CHECK(frontier(problem, {5, 0}).value.size() <= 5);
+    CHECK(frontier(problem, {100'000, 0}).value == all.value);
+}
+
+TEST(bad_options_and_too_many_labels_are_refused) {
+    const Problem problem = random_problem(1, 40);
+    CHECK(MESSAGE_OF(std::invalid_argument, frontier(problem, {1, 0})) ==
+          "max_points must be >= 2, got 1");
+    CHECK(MESSAGE_OF(std::invalid_argument, frontier(problem, {9, -1})) ==
+          "epsilon must be >= 0, got -1");
+    FrontierOptions small;
+    small.memory_limit_bytes = 1000;
+    CHECK(MESSAGE_OF(std::invalid_argument, frontier(problem, small)).find("give epsilon") !=
+          std::string::npos);
+}
+
+int main() {
+    return check::run();
+}

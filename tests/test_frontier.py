@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from families import FAMILIES, extreme_latencies_ns, family
+from layermerge import _core
+from layermerge.errors import InputError
+from oracles import all_paths
+from test_binned import problems
+
+
+def problem_of(arcs):
+    return _core.Problem(*arcs.columns())
+
+
+def non_dominated(arcs):
+    """Latency and value of the paths that no other dominates, of all paths."""
+    points = sorted(
+        (int(arcs.latency_ns[list(path)].sum()), -float(sum(arcs.value[list(path)].tolist())))
+        for path in all_paths(arcs)
+    )
+    kept: list[tuple[int, float]] = []
+    for latency_ns, loss in points:
+        if not kept or -loss > kept[-1][1]:
+            kept.append((latency_ns, -loss))
+    return kept
+
+
+@given(problems())
+def test_the_points_are_those_of_all_paths(arcs):
+    latency_ns, value, error = _core.frontier(problem_of(arcs))
+    assert list(zip(latency_ns.tolist(), value.tolist(), strict=True)) == non_dominated(arcs)
+    assert error == 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_at_every_budget_it_is_what_a_solve_finds(name):
+    arcs = family(name, 12, window=4, options=2)
+    problem = problem_of(arcs)
+    latency_ns, value, _ = _core.frontier(problem)
+    least, most = extreme_latencies_ns(arcs)
+    random = np.random.default_rng(0)
+    budgets = [least, most, *random.integers(least, most, 100).tolist()]
+    budgets += [*latency_ns[:50].tolist(), *(latency_ns[1:50] - 1).tolist()]
+    for budget_ns, found in zip(budgets, _core.solve_exact(problem, budgets), strict=True):
+        point = np.searchsorted(latency_ns, budget_ns, side="right") - 1
+        assert found.value == pytest.approx(value[point], rel=1e-12)
+        assert found.latency_ns == latency_ns[point] or name == "correlated"
+
+
+@pytest.mark.parametrize("options", [{"epsilon": 0.05}, {"max_points": 12}])
+def test_an_approximation_keeps_its_error(options):
+    problem = problem_of(family("easy", 20, window=5, options=3))
+    latency_ns, value, _ = _core.frontier(problem)
+    some_ns, some_value, error = _core.frontier(problem, **options)
+    below = some_value[np.searchsorted(some_ns, latency_ns, side="right") - 1]
+    assert (value - below).max() <= error + 1e-12
+    assert error <= options.get("epsilon", np.inf)
+    assert len(some_ns) <= options.get("max_points", len(latency_ns) - 1)
+    assert np.isin(some_ns, latency_ns).all()
+
+
+def test_more_labels_than_memory_are_refused():
+    with pytest.raises(InputError, match="give epsilon > 0 or max_points"):
+        _core.frontier(problem_of(family("easy", 40, window=5, options=3)), memory_limit_bytes=999)
