@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from layermerge.candidates import enumerate_candidates
@@ -111,8 +111,6 @@ def test_what_is_predicted_for_a_plan_never_exceeds_the_budget(
     profile = profile_of(SPACE, seed, fixed_ns=(fixed_ns,), original_ns=original_ns)
     scores = scores_of(SPACE, seed)
     fastest_ns = predict_ns(profile, min(sum(map(profile.of, p)) for p in PLANS["inverted"]))
-    # Rounding up to ten-thousandths of a budget costs at most one of them for each layer.
-    assume(not 0.998 * budget_ns < fastest_ns <= budget_ns)
     if fastest_ns > budget_ns:
         with pytest.raises(InfeasibleError):
             make_plan(profile, scores, budget_ns)
