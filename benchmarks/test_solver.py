@@ -58,12 +58,17 @@ def peer(name, arcs, budget_ns, tmp_path):
 
 @pytest.fixture(scope="module")
 def record():
+    """Write the rows so far, after each: a run that is stopped keeps what it has."""
     rows: list[dict[str, object]] = []
-    yield rows.append
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, sorted({key: 0 for row in rows for key in row}))
-        writer.writeheader()
-        writer.writerows(rows)
+
+    def add(row):
+        rows.append(row)
+        with RESULTS.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list({key: 0 for each in rows for key in each}))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    return add
 
 
 @pytest.mark.parametrize(("name", "last", "window", "options"), CASES)
