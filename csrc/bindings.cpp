@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "bind_tables.hpp"
 #include "binned.hpp"
 #include "exact.hpp"
 #include "frontier.hpp"
@@ -183,6 +184,7 @@ void translate(std::exception_ptr pending) {
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.doc() = "The C++ core: arrays in, arrays out. Use it through layermerge.solver.";
     py::register_local_exception_translator(translate);
+    bind_tables(m);
 
     py::class_<Problem>(m, "Problem",
                         "Validated arcs of a directed acyclic graph on positions 0..last_position.")

@@ -50,7 +50,7 @@ class EnvelopeOptions {
 //
 // convex and piecewise linear in λ. The least L(λ) is the bound; around its λ lie eight multipliers
 // whose longest prefixes and suffixes bound what any position, arc or partial path can lead to.
-class Bounds {
+class alignas(64) Bounds {
  public:
     // Throws what Problem::check_budget throws.
     void assign(const Problem& problem, std::int64_t budget_ns, Interrupt& interrupt);
@@ -93,7 +93,7 @@ class Bounds {
 
 // A pair of positions, and for each multiplier what a path that leaves by its tail and goes on from
 // its head is worth at most, but for the option between them.
-struct SurvivingPair {
+struct alignas(64) SurvivingPair {
     std::size_t index;
     std::int32_t tail, head;
     Lanes around;

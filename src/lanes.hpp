@@ -13,8 +13,9 @@ namespace layermerge {
 
 constexpr std::size_t lanes = 8;
 
-// Eight doubles that may lie anywhere; compiled to as many registers as the machine needs.
-typedef double Lanes __attribute__((vector_size(64), aligned(alignof(double)), may_alias));
+// Eight doubles; compiled to as many registers as the machine needs. What stores some is declared
+// alignas(64): compilers disagree on the alignment otherwise.
+typedef double Lanes __attribute__((vector_size(64)));
 
 inline double least(const Lanes& values) {
     double found = values[0];

@@ -5,6 +5,9 @@
 namespace layermerge {
 namespace {
 
+// Eight doubles that may lie anywhere.
+typedef double AnyLanes __attribute__((vector_size(64), aligned(alignof(double)), may_alias));
+
 constexpr std::size_t block = 4 * lanes;
 
 }  // namespace
@@ -21,12 +24,12 @@ LAYERMERGE_DISPATCH void max_plus(double* best, std::span<const MaxPlusTerm> ter
                                   std::size_t count) {
     const std::size_t blocks_end = count - count % block;
     for (std::size_t t = 0; t < blocks_end; t += block) {
-        Lanes* const into = reinterpret_cast<Lanes*>(best + t);
-        Lanes best_0 = into[0], best_1 = into[1], best_2 = into[2], best_3 = into[3];
+        AnyLanes* const into = reinterpret_cast<AnyLanes*>(best + t);
+        AnyLanes best_0 = into[0], best_1 = into[1], best_2 = into[2], best_3 = into[3];
         for (const MaxPlusTerm& term : terms) {
-            const Lanes* const before = reinterpret_cast<const Lanes*>(term.before + t);
-            const Lanes sum_0 = before[0] + term.value, sum_1 = before[1] + term.value;
-            const Lanes sum_2 = before[2] + term.value, sum_3 = before[3] + term.value;
+            const AnyLanes* const before = reinterpret_cast<const AnyLanes*>(term.before + t);
+            const AnyLanes sum_0 = before[0] + term.value, sum_1 = before[1] + term.value;
+            const AnyLanes sum_2 = before[2] + term.value, sum_3 = before[3] + term.value;
             best_0 = sum_0 > best_0 ? sum_0 : best_0;
             best_1 = sum_1 > best_1 ? sum_1 : best_1;
             best_2 = sum_2 > best_2 ? sum_2 : best_2;

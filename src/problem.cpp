@@ -139,7 +139,7 @@ void Problem::check_paths(Interrupt& interrupt) {
     if (fastest.back() == unreached) throw std::invalid_argument(unreachable_message(fastest));
     least_latency_ns_ = fastest.back();
     most_latency_ns_ = slowest.back();
-    most_magnitude_ = largest.back();
+    most_magnitude_ = *std::max_element(largest.begin(), largest.end());
 }
 
 void Problem::check_budget(std::int64_t budget_ns) const {

@@ -71,7 +71,7 @@ class Problem {
     std::int32_t last_position() const noexcept { return last_position_; }
     std::size_t arc_count() const noexcept { return tail_.size(); }
     std::int64_t least_latency_ns() const noexcept { return least_latency_ns_; }
-    // No path is slower, and no path's sum of |value| is larger.
+    // No path is slower; from position 0 to any, no sum of |value| is larger.
     std::int64_t most_latency_ns() const noexcept { return most_latency_ns_; }
     double most_magnitude() const noexcept { return most_magnitude_; }
 

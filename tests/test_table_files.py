@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import sys
 from decimal import Decimal
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from layermerge.errors import InputError
+from layermerge.errors import InputError, MissingDependencyError
+from layermerge.milliseconds import ns_from_ms
+from layermerge.table_content import quick_columns
 from layermerge.table_files import read_importance, read_latency, write_importance, write_latency
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
@@ -160,3 +166,99 @@ def test_an_entry_given_twice_names_both_lines(write):
         read_latency(write(content))
     message = "line 5, column 'st, end, ker, is_dw': segment 0..1 with kernel 3x3 (depthwise) is"
     assert f"{message} given twice, first in line 2" in str(caught.value)
+
+
+def uncommon(content):
+    """The same table, written so that the core leaves it to the patient reader."""
+    return content + "\n\n"
+
+
+NUMBERS = ("0", "1", "0.1", "14.22181", "0.0000005", "0.0000015", "1e-05", "2.5E+3", "123456789")
+
+
+@given(st.lists(st.sampled_from(NUMBERS) | st.decimals(0, 10**9).map(str), min_size=1, max_size=9))
+def test_quickly_read_milliseconds_are_those_of_decimal_arithmetic(times):
+    lines = [f"{row},{row + 1},3,1,False,{time}" for row, time in enumerate(times)]
+    content = "\n".join(["st,end,ker,str,is_dw,time", *lines]).encode()
+    quick = quick_columns(content, "time")
+    if quick is not None:
+        assert quick["time"].tolist() == [ns_from_ms(time) for time in times]
+    else:
+        assert any(sum(map(str.isdigit, time)) > 18 or "E" in time for time in times)
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=9))
+def test_quickly_read_importances_are_those_of_python(values):
+    lines = [f"{row},{row + 1},{value!r}" for row, value in enumerate(values)]
+    content = "\n".join(["st,end,importance", *lines]).encode()
+    assert quick_columns(content, "importance")["importance"].tolist() == values
+
+
+@pytest.mark.parametrize("name", ["resnet34.s1", "mobilenetv2.s1"])
+def test_the_quick_and_the_patient_reader_agree(name, write):
+    for kind, read in (("time", read_latency), ("importance", read_importance)):
+        content = (REFERENCE / f"{name}.{kind}.csv").read_text()
+        assert quick_columns(content.encode(), kind, "conv_comb") is not None
+        assert quick_columns(uncommon(content).encode(), kind, "conv_comb") is None
+        quick, patient = read(write(content)), read(write(uncommon(content)))
+        assert list(quick.entries.keys()) == list(patient.entries.keys())
+        assert quick.entries.stride.tolist() == patient.entries.stride.tolist()
+        if kind == "time":
+            assert quick.latency_ns.tolist() == patient.latency_ns.tolist()
+            assert quick.stdev_ns.tolist() == patient.stdev_ns.tolist()
+        else:
+            assert quick.importance.tolist() == patient.importance.tolist()
+            assert quick.kept == patient.kept
+
+
+@pytest.mark.parametrize("name", ["resnet34.s1", "mobilenetv2.s1"])
+def test_tables_survive_being_written_as_parquet(name, tmp_path):
+    pytest.importorskip("pyarrow")
+    latency = read_latency(REFERENCE / f"{name}.time.csv")
+    importance = read_importance(REFERENCE / f"{name}.importance.csv")
+    write_latency(latency, tmp_path / "t.parquet")
+    write_importance(importance, tmp_path / "i.parquet")
+    again, importance_again = (
+        read_latency(tmp_path / "t.parquet"),
+        read_importance(tmp_path / "i.parquet"),
+    )
+    assert list(again.entries.keys()) == list(latency.entries.keys())
+    assert again.latency_ns.tolist() == latency.latency_ns.tolist()
+    assert importance_again.importance.tolist() == importance.importance.tolist()
+    assert importance_again.kept == importance.kept
+
+
+def test_what_is_no_parquet_file_is_refused(tmp_path):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "t.parquet"
+    path.write_text(LATENCY)
+    with pytest.raises(InputError, match="is not a Parquet file"):
+        read_latency(path)
+
+
+def test_without_pyarrow_parquet_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(MissingDependencyError, match=r"pip install 'layermerge\[parquet\]'"):
+        read_latency(tmp_path / "t.parquet")
+
+
+@pytest.mark.slow
+def test_a_million_rows_load_in_two_seconds(tmp_path):
+    rows = range(1_000_000)
+    latency = "".join(
+        f"{row},{row // 9},{row // 9 + 1},{row % 9},1,False,{row % 977 / 7:.6f},0.0\n"
+        for row in rows
+    )
+    importance = "".join(
+        f'{row},{row // 9},{row // 9 + 1},{row % 9},1,False,"({row // 9 + 1},)",{row % 89 / 7}\n'
+        for row in rows
+    )
+    (tmp_path / "t.csv").write_text("id,st,end,ker,str,is_dw,time,stdev\n" + latency)
+    (tmp_path / "i.csv").write_text("id,st,end,ker,str,is_dw,conv_comb,importance\n" + importance)
+    for read, name in ((read_latency, "t.csv"), (read_importance, "i.csv")):
+        began = perf_counter()
+        table = read(tmp_path / name)
+        seconds = perf_counter() - began
+        assert len(table.entries) == 1_000_000
+        assert seconds < 2

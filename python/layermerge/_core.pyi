@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['LatencyTable', 'Problem', 'Solution', 'frontier', 'kernel_sizes', 'solve_binned', 'solve_exact']
+__all__: list[str] = ['LatencyTable', 'Problem', 'Solution', 'frontier', 'kernel_sizes', 'parse_table', 'solve_binned', 'solve_exact']
 class Problem:
     """
     Validated arcs of a directed acyclic graph on positions 0..last_position.
@@ -88,6 +88,10 @@ def frontier(problem: Problem, *, max_points: typing.SupportsInt | typing.Suppor
 def kernel_sizes(growth_h: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], growth_w: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], weight_l1: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], irreducible: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], depthwise: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], *, max_kernel_h: typing.SupportsInt | typing.SupportsIndex | None = None, max_kernel_w: typing.SupportsInt | typing.SupportsIndex | None = None) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.bool], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.bool]]:
     """
     Return (kernel_size int32 [n, 2], is_depthwise bool [n], weight_l1 float64 [n], kept bool [n, layers]): each achievable kernel size with its best kept layers.
+    """
+def parse_table(content: bytes, begin: typing.SupportsInt | typing.SupportsIndex, kinds: str) -> list[typing.Any] | None:
+    """
+    Read plain comma-separated lines, from a byte on; None if any field is written in another way. One letter per column says what it holds: w whole numbers, p pairs, t truth, m milliseconds as nanoseconds, f numbers, l layers, s nothing of interest.
     """
 def solve_binned(problem: Problem, budget_ns: typing.SupportsInt | typing.SupportsIndex, *, bin_ns: typing.SupportsInt | typing.SupportsIndex, rounding: str = 'up', memory_limit_bytes: typing.SupportsInt | typing.SupportsIndex = 2147483648) -> tuple[numpy.typing.NDArray[numpy.int32], float, int]:
     """

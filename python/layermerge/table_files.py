@@ -1,9 +1,12 @@
-"""Tables as CSV files, in the columns of the authors' programs.
+"""Tables as CSV or Parquet files, in the columns of the authors' programs.
 
 LayerMerge (github.com/snu-mllab/LayerMerge): `id,st,end,ker,str,is_dw,time,stdev` and
 `id,st,end,ker,str,is_dw,conv_comb,importance`, times in milliseconds. Without `ker,str,is_dw` they
 are those of the earlier Depth method (github.com/snu-mllab/Efficient-CNN-Depth-Compression), which
 has one entry per segment and keeps all its layers. `id` is written, and not read.
+
+Files named *.parquet hold the same columns; they are read and written as the CSV text they stand
+for. Plain text is parsed by the core; text with anything uncommon in it, or wrong, by this module.
 """
 
 from __future__ import annotations
@@ -20,6 +23,13 @@ import numpy as np
 
 from layermerge.errors import InputError
 from layermerge.milliseconds import format_ms, ns_from_ms
+from layermerge.table_content import (
+    quick_columns,
+    quick_entries,
+    quick_kept,
+    read_content,
+    write_content,
+)
 from layermerge.tables import Entries, ImportanceTable, Key, LatencyTable, describe
 
 T = TypeVar("T")
@@ -40,15 +50,17 @@ def read_latency(path: str | Path) -> LatencyTable:
     InputError
         The file cannot be read or has a bad value; says the line and the column.
     """
-    file = _CsvFile(path)
-    latency_ns = file.parsed("time", ns_from_ms)
-    stdev_ns = file.parsed("stdev", _parse_spread, absent="0")
-    return LatencyTable(
-        entries=_read_entries(file),
-        latency_ns=np.array(latency_ns, dtype=np.int64),
-        stdev_ns=np.array(stdev_ns, dtype=np.int64),
-        source=str(path),
-    )
+    content = read_content(path)
+    quick = quick_columns(content, "time", "stdev")
+    if quick is not None and (entries := quick_entries(quick)) is not None:
+        latency_ns = quick["time"]
+        stdev_ns = quick.get("stdev", np.zeros(len(entries), dtype=np.int64))
+    else:
+        file = _CsvFile(path, content)
+        latency_ns = np.array(file.parsed("time", ns_from_ms), dtype=np.int64)
+        stdev_ns = np.array(file.parsed("stdev", _parse_spread, absent="0"), dtype=np.int64)
+        entries = _read_entries(file)
+    return LatencyTable(entries, latency_ns, stdev_ns, source=str(path))
 
 
 def read_importance(path: str | Path) -> ImportanceTable:
@@ -59,15 +71,16 @@ def read_importance(path: str | Path) -> ImportanceTable:
     InputError
         The file cannot be read or has a bad value; says the line and the column.
     """
-    file = _CsvFile(path)
-    importance = file.parsed("importance", _parse_finite)
+    content = read_content(path)
+    quick = quick_columns(content, "importance", "conv_comb")
+    if quick is not None and (entries := quick_entries(quick)) is not None:
+        kept = quick_kept(quick, entries)
+        if kept is not None:
+            return ImportanceTable(entries, quick["importance"], kept, source=str(path))
+    file = _CsvFile(path, content)
+    importance = np.array(file.parsed("importance", _parse_finite), dtype=np.float64)
     entries = _read_entries(file)
-    return ImportanceTable(
-        entries=entries,
-        importance=np.array(importance, dtype=np.float64),
-        kept=_read_kept(file, entries),
-        source=str(path),
-    )
+    return ImportanceTable(entries, importance, _read_kept(file, entries), source=str(path))
 
 
 def write_latency(table: LatencyTable, path: str | Path) -> None:
@@ -86,9 +99,9 @@ def write_importance(table: ImportanceTable, path: str | Path) -> None:
 class _CsvFile:
     """The columns of a CSV file as text; every complaint says where."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, content: bytes) -> None:
         self._path = path
-        rows = self._rows()
+        rows = self._rows(content)
         if not rows:
             raise InputError(f"{path} is empty: expected a line with the names of the columns")
         names = [name.strip() for name in rows[0][1]]
@@ -124,16 +137,14 @@ class _CsvFile:
     def error(self, name: str, row: int, message: str) -> InputError:
         return InputError(f"{self._path}, line {self.lines[row]}, column '{name}': {message}")
 
-    def _rows(self) -> list[tuple[int, list[str]]]:
+    def _rows(self, content: bytes) -> list[tuple[int, list[str]]]:
         """Rows that are not blank, with the number of the line each ends on."""
         try:
-            text = Path(self._path).read_bytes().decode("utf-8-sig")
+            text = content.decode("utf-8-sig")
             if "\0" in text:
                 raise InputError(f"{self._path} is not a CSV file: it holds binary data")
             reader = csv.reader(io.StringIO(text, newline=""))
             return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
-        except OSError as error:
-            raise InputError(f"cannot read {self._path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise InputError(f"{self._path} is not a CSV file in UTF-8: {error}") from error
         except csv.Error as error:
@@ -233,19 +244,20 @@ def _parse_spread(text: str) -> int:
 
 
 def _write(path: str | Path, entries: Entries, columns: dict[str, Sequence[str]]) -> None:
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "st", "end", "ker", "str", "is_dw", *columns])
-        described = zip(
-            entries.start.tolist(),
-            entries.end.tolist(),
-            map(_written_pair, entries.kernel_size.tolist()),
-            map(_written_pair, entries.stride.tolist()),
-            entries.is_depthwise.tolist(),
-            *columns.values(),
-            strict=True,
-        )
-        writer.writerows((row, *fields) for row, fields in enumerate(described))
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["id", "st", "end", "ker", "str", "is_dw", *columns])
+    described = zip(
+        entries.start.tolist(),
+        entries.end.tolist(),
+        map(_written_pair, entries.kernel_size.tolist()),
+        map(_written_pair, entries.stride.tolist()),
+        entries.is_depthwise.tolist(),
+        *columns.values(),
+        strict=True,
+    )
+    writer.writerows((row, *fields) for row, fields in enumerate(described))
+    write_content(path, file.getvalue().encode())
 
 
 def _written_pair(pair: Sequence[int]) -> str:

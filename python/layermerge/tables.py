@@ -162,6 +162,43 @@ def matching_rows(latency: LatencyTable, importance: ImportanceTable) -> NDArray
     InputError
         An entry is given twice, or in one table only.
     """
+    timed_codes, valued_codes = _codes(latency.entries, importance.entries)
+    by_code, valued_by_code = np.argsort(timed_codes), np.argsort(valued_codes)
+    codes = timed_codes[by_code]
+    if np.array_equal(codes, valued_codes[valued_by_code]) and (np.diff(codes) > 0).all():
+        rows = np.empty(len(codes), dtype=np.intp)
+        rows[by_code] = valued_by_code
+        return rows
+    raise _difference(latency, importance)
+
+
+def _codes(*tables: Entries) -> list[NDArray[np.int64]]:
+    """Give numbers to entries so that equal ones, and only they, have equal numbers."""
+    parts = zip(*map(_columns, tables), strict=True)
+    columns = [np.concatenate(part).astype(np.int64) for part in parts]
+    code = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        above = column - column.min(initial=0)
+        most, span = int(code.max(initial=0)), int(above.max(initial=0)) + 1
+        if (most + 1) * span > 2**62:
+            code = np.unique(code, return_inverse=True)[1].astype(np.int64)
+        code = code * span + above
+    ends = np.cumsum([len(table) for table in tables])
+    return np.split(code, ends[:-1])
+
+
+def _columns(entries: Entries) -> tuple[NDArray[Any], ...]:
+    height, width = entries.kernel_size.T
+    return entries.start, entries.end, height, width, entries.is_depthwise
+
+
+def has_repeats(entries: Entries) -> bool:
+    """Whether an entry is given twice."""
+    (codes,) = _codes(entries)
+    return len(np.unique(codes)) < len(codes)
+
+
+def _difference(latency: LatencyTable, importance: ImportanceTable) -> InputError:
     timed = latency.entries.rows_by_key(latency.source)
     valued = importance.entries.rows_by_key(importance.source)
     for has, has_not, names in (
@@ -171,8 +208,8 @@ def matching_rows(latency: LatencyTable, importance: ImportanceTable) -> NDArray
         missing = [key for key in has if key not in has_not]
         if missing:
             others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-            raise InputError(
+            return InputError(
                 f"{describe(missing[0])}{others}: in {names[0]}, but not in {names[1]}. "
                 "Both tables must have the same entries"
             )
-    return np.array([valued[key] for key in timed], dtype=np.intp)
+    raise AssertionError("the tables differ, but not in their entries")

@@ -55,6 +55,12 @@ TEST(an_approximation_keeps_its_error) {
     CHECK(frontier(problem, {100'000, 0}).value == all.value);
 }
 
+TEST(a_dead_end_of_large_value_changes_nothing) {
+    const Problem problem(Ints{0, 0, 0}, Ints{1, 2, 2}, std::vector<std::int64_t>{1, 2, 3},
+                          std::vector<double>{1e9, 1, 2});
+    CHECK(frontier(problem, {}).value == std::vector<double>{1, 2});
+}
+
 TEST(bad_options_and_too_many_labels_are_refused) {
     const Problem problem = random_problem(1, 40);
     CHECK(MESSAGE_OF(std::invalid_argument, frontier(problem, {1, 0})) ==

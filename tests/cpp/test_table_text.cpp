@@ -1,0 +1,49 @@
+#include "check.hpp"
+#include "table_text.hpp"
+
+using namespace layermerge;
+
+namespace {
+
+using Integers = std::vector<std::int64_t>;
+
+std::optional<std::vector<Column>> parsed(std::string_view text, std::vector<Field> fields) {
+    return parse_table(text, fields);
+}
+
+}  // namespace
+
+TEST(plain_lines_are_read) {
+    const auto columns = parsed("0,3x5,True,14.22181,\"(1, 2)\",a b\r\n7,3,0,1e-3,(),\n",
+                                {Field::whole, Field::pair, Field::truth, Field::milliseconds,
+                                 Field::layers, Field::skipped});
+    CHECK(columns.has_value());
+    CHECK((*columns)[0].integers == Integers{0, 7});
+    CHECK((*columns)[1].integers == Integers{3, 5, 3, 3});
+    CHECK((*columns)[2].integers == Integers{1, 0});
+    CHECK((*columns)[3].integers == Integers{14'221'810, 1000});
+    CHECK((*columns)[4].integers == Integers{1, 2});
+    CHECK((*columns)[4].ends == std::vector<std::size_t>{2, 2});
+}
+
+TEST(milliseconds_round_halves_to_even) {
+    const auto columns = parsed("0.0000005\n0.0000015\n0.0000025\n1e-99\n", {Field::milliseconds});
+    CHECK((*columns)[0].integers == Integers{0, 2, 2, 0});
+}
+
+TEST(what_is_not_plain_is_left_to_others) {
+    for (const char* text : {"1e19", "-1", "1 ", "nan", "", ".5", "1e", "1,2", "1\n\n2", "0x3",
+                             "9999999999999999999", "1e99"})
+        CHECK(!parsed(text[0] ? text : "\n", {Field::milliseconds}));
+    for (const char* text : {"inf", "nan", "1e999", "+1", " 1"})
+        CHECK(!parsed(text, {Field::number}));
+    for (const char* text : {"(1,2)", "\"(2, 1)\"", "\"(1\"", "1", "\"(1, 1)\"", "\"("})
+        CHECK(!parsed(text, {Field::layers}));
+    CHECK(!parsed("1234567890", {Field::whole}));
+    CHECK(!parsed("yes", {Field::truth}));
+    CHECK(!parsed("3x", {Field::pair}));
+}
+
+int main() {
+    return check::run();
+}
