@@ -21,6 +21,7 @@ TORCH_FREE = {
     "layermerge.network",
     "layermerge.candidates",
     "layermerge.tables",
+    "layermerge.table_content",
     "layermerge.table_files",
     "layermerge.plan",
     "layermerge.planning",
