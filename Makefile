@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(wildcard src/* csrc/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test bench lint types cpp-test wheel clean
+.PHONY: demo test bench lint types cpp-test fuzz wheel clean
 
 demo: $(VENV)/.demo  ## compress a network trained on real data, and show the evidence
 	$(BIN)/layermerge demo $(ARGS)
@@ -31,6 +31,13 @@ cpp-test: $(VENV)/.dev  ## build and test the core alone: plain, and under sanit
 	  PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $$build --parallel 2 && \
 	  PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir $$build --output-on-failure || exit 1; \
 	done
+
+fuzz:  ## try the solvers and the table reader on random bytes for half a minute (needs clang)
+	mkdir -p build/fuzz
+	clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -ffp-contract=off -Isrc \
+	  -DLAYERMERGE_NO_DISPATCH src/*.cpp tests/fuzz/fuzz_solver.cpp -o build/fuzz/fuzz_solver
+	cp -r tests/fuzz/corpus build/fuzz/
+	build/fuzz/fuzz_solver -max_total_time=30 -verbosity=0 -artifact_prefix=build/fuzz/ build/fuzz/corpus
 
 wheel: $(VENV)/.dev  ## build the wheel and try its solver where there is no torch
 	rm -rf dist build/wheel-venv

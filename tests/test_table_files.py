@@ -3,7 +3,6 @@ from __future__ import annotations
 import sys
 from decimal import Decimal
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -241,24 +240,3 @@ def test_without_pyarrow_parquet_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(MissingDependencyError, match=r"pip install 'layermerge\[parquet\]'"):
         read_latency(tmp_path / "t.parquet")
-
-
-@pytest.mark.slow
-def test_a_million_rows_load_in_two_seconds(tmp_path):
-    rows = range(1_000_000)
-    latency = "".join(
-        f"{row},{row // 9},{row // 9 + 1},{row % 9},1,False,{row % 977 / 7:.6f},0.0\n"
-        for row in rows
-    )
-    importance = "".join(
-        f'{row},{row // 9},{row // 9 + 1},{row % 9},1,False,"({row // 9 + 1},)",{row % 89 / 7}\n'
-        for row in rows
-    )
-    (tmp_path / "t.csv").write_text("id,st,end,ker,str,is_dw,time,stdev\n" + latency)
-    (tmp_path / "i.csv").write_text("id,st,end,ker,str,is_dw,conv_comb,importance\n" + importance)
-    for read, name in ((read_latency, "t.csv"), (read_importance, "i.csv")):
-        began = perf_counter()
-        table = read(tmp_path / name)
-        seconds = perf_counter() - began
-        assert len(table.entries) == 1_000_000
-        assert seconds < 2
