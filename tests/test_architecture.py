@@ -24,6 +24,7 @@ TORCH_FREE = {
     "layermerge.table_content",
     "layermerge.table_files",
     "layermerge.plan",
+    "layermerge.budgeting",
     "layermerge.planning",
     "layermerge.frontier_plot",
     "layermerge.instance",

@@ -169,6 +169,7 @@ def run_demo(
             target_rsd=settings.target_rsd,
             max_seconds=settings.max_seconds,
             estimator=recipe.estimator,
+            finetuner=recipe.finetuner,
             score_name=recipe.score_name,
             seed=seed,
             progress=progress,

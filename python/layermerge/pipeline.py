@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import fx, nn
 
+from layermerge.budgeting import Comparison, plan_within_budget
 from layermerge.candidates import CandidateSpace, enumerate_candidates
-from layermerge.errors import InfeasibleError
 from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
-from layermerge.importance.estimation import ScoreFunction, TrainFunction, estimate_importance
+from layermerge.importance.estimation import (
+    ScoreFunction,
+    TrainFunction,
+    estimate_importance,
+    fingerprint_weights,
+)
 from layermerge.importance.scores import ImportanceScores
-from layermerge.latency.profile import LatencyProfile
+from layermerge.latency.profile import Environment, LatencyProfile
 from layermerge.latency.pytorch import measure_latency, measure_modules
 from layermerge.merging import merge, merge_unverified
-from layermerge.milliseconds import format_ms
-from layermerge.network import Network
 from layermerge.plan import Plan, original_plan
-from layermerge.planning import Budget, make_plan, predict_ns
+from layermerge.planning import Budget, make_plan, predict_original_ns
 from layermerge.results import Result
 from layermerge.rewriting import rewrite
 from layermerge.store import Measurement, Study, StudyLike, opened
 from layermerge.tracing import trace
-
-MAX_ATTEMPTS = 8
-MAX_TIGHTENING = 1.1
-"""Largest factor by which one measurement tightens the budget: it may have been a bad one."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ class Options:
         See `measure_latency`.
     estimator : str
         Names what `score_fn` and `train_fn` do; see `estimate_importance`.
+    finetuner : str
+        Names what `finetune_fn` does. A study holds the fine-tuned weights by this name: change it
+        when that changes.
     score_name : str
         What a score is, for the report.
     seed : int
@@ -70,6 +74,7 @@ class Options:
     target_rsd: float = 0.02
     max_seconds: float = 120.0
     estimator: str = "custom"
+    finetuner: str = "custom"
     score_name: str = "score"
     seed: int = 0
     progress: bool = True
@@ -159,19 +164,34 @@ def compress(
         with stages.timed("trace"):
             network = trace(model, example_inputs)
             base = merge(rewrite(model, original_plan(network)))
-            space = _enumerate(network, options)
+            space = enumerate_candidates(
+                network,
+                method=options.method,
+                max_kernel=options.max_kernel,
+                frozen=options.frozen,
+                breaks=options.breaks,
+            )
         with stages.timed("latency"):
             profile = _measure(model, base, space, example_inputs, store, options)
         _check_reachable(profile, budget)
         with stages.timed("importance"):
             scores = _estimate(model, profile, score_fn, train_fn, store, options)
-    with stages.timed("plan"):
-        plan = _plan_within_budget(model, base, example_inputs, profile, scores, budget, options)
-    rewritten = rewrite(model, plan)
-    with stages.timed("finetune"):
-        (finetune_fn or train_fn)(rewritten)
+        with stages.timed("plan"):
+            measure = partial(
+                _measure_plan, model, base, example_inputs, profile.environment, store, options
+            )
+            plan = plan_within_budget(
+                profile,
+                scores,
+                budget,
+                measure,
+                objective=options.objective,
+                margin=options.target_rsd,
+            )
+        with stages.timed("finetune"):
+            rewritten = _finetune(model, plan, finetune_fn or train_fn, store, options)
     with stages.timed("merge"):
-        merged = merge(rewritten.eval())
+        merged = merge(rewritten)
     with stages.timed("evaluate"):
         evaluate = evaluate_fn or score_fn
         measured = _compare(base, merged, example_inputs, options)
@@ -204,16 +224,6 @@ class _Stages:
         yield
         self.seconds[name] = round(time.perf_counter() - began, 3)
         _log.info("%s: %.1f s", name, self.seconds[name])
-
-
-def _enumerate(network: Network, options: Options) -> CandidateSpace:
-    return enumerate_candidates(
-        network,
-        method=options.method,
-        max_kernel=options.max_kernel,
-        frozen=options.frozen,
-        breaks=options.breaks,
-    )
 
 
 def _measure(
@@ -264,51 +274,52 @@ def _estimate(
 def _check_reachable(profile: LatencyProfile, budget: Budget) -> None:
     """Refuse a budget below the fastest plan before any fine-tune is spent on it."""
     equal = ImportanceScores(0.0, {c.key: 0.0 for c in profile.space.candidates}, {}, frozenset())
-    make_plan(
-        profile, equal, budget.resolve(predict_ns(profile, profile.original_ns - profile.fixed_ns))
-    )
+    make_plan(profile, equal, budget.resolve(predict_original_ns(profile)))
 
 
-def _plan_within_budget(
+def _measure_plan(
     model: nn.Module,
     base: nn.Module,
     example_inputs: ExampleInputs,
-    profile: LatencyProfile,
-    scores: ImportanceScores,
-    budget: Budget,
+    environment: Environment,
+    study: Study,
     options: Options,
-) -> Plan:
-    """Solve, measure the merged network, and tighten until the budget is kept with confidence."""
-    asked_ns = budget.resolve(predict_ns(profile, profile.original_ns - profile.fixed_ns))
-    target_ns = asked_ns
-    fastest_ns, least_excess = 0, math.inf
-    for _ in range(MAX_ATTEMPTS):
-        try:
-            plan = make_plan(profile, scores, target_ns, objective=options.objective)
-        except InfeasibleError:
-            if target_ns == asked_ns:
-                raise
-            break
+    plan: Plan,
+) -> Comparison:
+    """Measure a plan beside the base, once: what the study holds is not measured again."""
+    subjects = (f"base beside plan {plan.fingerprint}", f"plan {plan.fingerprint}")
+    known = study.measurements(environment.fingerprint)
+    if not all(subject in known for subject in subjects):
         candidate = merge_unverified(rewrite(model, plan))
         measured = _compare(base, candidate, example_inputs, options)
-        limit_ns = budget.resolve(measured[BASE].median_ns)
-        compressed = measured[COMPRESSED]
-        excess = compressed.median_ns * (1 + options.target_rsd) / limit_ns
-        assert plan.latency_ns is not None
-        _log.info(
-            "predicted %.3f ms, measured %.3f ms", plan.latency_ns / 1e6, compressed.median_ns / 1e6
-        )
-        if excess <= 1:
-            return replace(plan, budget_ns=asked_ns)
-        if excess < least_excess:
-            fastest_ns, least_excess = compressed.median_ns, excess
-        target_ns = int(min(plan.latency_ns - 1, target_ns / min(excess, MAX_TIGHTENING)))
-    raise InfeasibleError(
-        f"no plan that was measured meets the budget of {budget} with confidence: the fastest took "
-        f"{format_ms(fastest_ns)} ms, {least_excess:.1%} of the budget with its spread. Latency "
-        "may be too noisy on this machine now: allow more latency, or try again",
-        fastest_ns,
+        known = dict(zip(subjects, (measured[BASE], measured[COMPRESSED]), strict=True))
+        study.add_measurements(environment.fingerprint, known)
+    return Comparison(*(known[subject] for subject in subjects))
+
+
+def _finetune(
+    model: nn.Module, plan: Plan, finetune_fn: TrainFunction, study: Study, options: Options
+) -> fx.GraphModule:
+    """Rewrite and fine-tune, or take the fine-tuned weights that the study holds."""
+    rewritten = rewrite(model, plan)
+    key = json.dumps(
+        {
+            "plan": plan.fingerprint,
+            "weights": fingerprint_weights(model),
+            "finetuner": options.finetuner,
+            "seed": options.seed,
+        },
+        sort_keys=True,
     )
+    known = study.artefact(key)
+    if known is not None:
+        _log.info("fine-tuned weights are in the study")
+        rewritten.load_state_dict(safetensors.torch.load(known))
+        return rewritten
+    finetune_fn(rewritten)
+    weights = {name: tensor.cpu().clone() for name, tensor in rewritten.state_dict().items()}
+    study.add_artefact(key, safetensors.torch.save(weights))
+    return rewritten.eval()
 
 
 def _compare(
@@ -333,5 +344,6 @@ def _provenance(options: Options, budget: Budget) -> dict[str, Any]:
         "method": options.method,
         "objective": options.objective,
         "estimator": options.estimator,
+        "finetuner": options.finetuner,
         "seed": options.seed,
     }

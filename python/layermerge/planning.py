@@ -160,6 +160,11 @@ def predict_ns(profile: LatencyProfile, convolutions_ns: int) -> int:
     return math.ceil((convolutions_ns + profile.fixed_ns) * profile.calibration)
 
 
+def predict_original_ns(profile: LatencyProfile) -> int:
+    """Whole-network latency of the original network: as measured, if it was."""
+    return predict_ns(profile, profile.original_ns - profile.fixed_ns)
+
+
 def chosen_candidates(profile: LatencyProfile, plan: Plan) -> tuple[Candidate, ...]:
     """The candidates that a plan consists of."""
     by_place = {(c.start, c.end, c.kept): c for c in profile.space.candidates}

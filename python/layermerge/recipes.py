@@ -22,6 +22,8 @@ class Recipe:
     score_fn, train_fn, finetune_fn, evaluate_fn : callable
     estimator : str
         Names the first two with their settings, for the study.
+    finetuner : str
+        Names the third with its settings.
     score_name : str
         What the scores are.
     """
@@ -31,6 +33,7 @@ class Recipe:
     finetune_fn: TrainFunction
     evaluate_fn: ScoreFunction
     estimator: str
+    finetuner: str
     score_name: str = "score"
 
 
@@ -70,5 +73,6 @@ def classification(
         finetune_chosen,
         partial(score_classification, batches=dataset.test),
         json.dumps({"dataset": dataset.name, "probe": probe.fingerprint}),
+        json.dumps({"dataset": dataset.name, "final": final.fingerprint}),
         "accuracy",
     )

@@ -1,4 +1,4 @@
-"""The study: one SQLite file that keeps every measurement and every score as it arrives.
+"""The study: one SQLite file that keeps measurements, scores and weights as they arrive.
 
 A study is in write-ahead-log mode and every result is a transaction of its own, so that a killed
 run loses at most the result that it was working on, and several processes may write at once.
@@ -39,6 +39,9 @@ CREATE TABLE IF NOT EXISTS scores (
     score REAL, failure TEXT, seconds REAL NOT NULL, created REAL NOT NULL,
     PRIMARY KEY (network, weights, candidate, estimator),
     CHECK ((score IS NULL) != (failure IS NULL))
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS artefacts (
+    key TEXT PRIMARY KEY, content BLOB NOT NULL, created REAL NOT NULL
 ) WITHOUT ROWID;
 COMMIT;
 """
@@ -91,7 +94,7 @@ class Score:
 
 
 class Study:
-    """Measurements and scores in one crash-safe file.
+    """Measurements, scores and artefacts in one crash-safe file.
 
     Parameters
     ----------
@@ -163,6 +166,17 @@ class Study:
         self._insert(
             "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [(key.network, key.weights, key.candidate, key.estimator, *row)],
+        )
+
+    def artefact(self, key: str) -> bytes | None:
+        """Look up what was kept under a key, such as fine-tuned weights."""
+        rows = self._execute("SELECT content FROM artefacts WHERE key = ?", (key,))
+        return bytes(rows[0][0]) if rows else None
+
+    def add_artefact(self, key: str, content: bytes) -> None:
+        """Keep something that took long to make; a newer one replaces an older one."""
+        self._insert(
+            "INSERT OR REPLACE INTO artefacts VALUES (?, ?, ?)", [(key, content, time.time())]
         )
 
     def close(self) -> None:

@@ -153,6 +153,7 @@ def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
             threads=arguments.threads,
             max_seconds=arguments.max_seconds,
             estimator=recipe.estimator,
+            finetuner=recipe.finetuner,
             score_name=recipe.score_name,
             seed=arguments.seed,
         ),
