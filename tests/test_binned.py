@@ -172,8 +172,10 @@ def test_solves_in_threads_agree():
 
 
 INTERRUPTED_SOLVE = """
+import signal
 import numpy as np
 from layermerge import _core
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
 random = np.random.default_rng(0)
 head = np.repeat(np.arange(1, 401, dtype=np.int32), 2000)
 tail = (random.random(head.size) * head).astype(np.int32)

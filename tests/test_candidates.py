@@ -200,7 +200,8 @@ def test_equal_signatures_are_listed_once():
     ("options", "message"),
     [
         ({"method": "magic"}, "method must be one of layermerge, depth, layer_only; got 'magic'"),
-        ({"max_kernel": 0}, "max_kernel must be at least 1, got 0"),
+        ({"max_kernel": 0}, "max_kernel must be a whole number of at least 1, got 0"),
+        ({"max_kernel": 2.5}, "max_kernel must be a whole number of at least 1, got 2.5"),
         ({"frozen": [99]}, r"frozen names layer 99; layers are 1\.\.4"),
         ({"breaks": [-1]}, r"breaks names position -1; positions are 0\.\.4"),
     ],

@@ -194,3 +194,9 @@ def test_a_damaged_base_is_trained_anew(tmp_path, tiny_data):
     path = tmp_path / BASE_FILE
     path.write_bytes(path.read_bytes()[:1000])
     assert are_equal(trained(tmp_path, tiny_data), first)
+
+
+def test_training_the_base_is_announced(tmp_path, caplog):
+    caplog.set_level("INFO", "layermerge")
+    train_base(tmp_path, load_digits(), FinetuneSettings(steps=1), progress=False)
+    assert "training the base" in caplog.text

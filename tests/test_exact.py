@@ -207,8 +207,10 @@ def test_solves_in_threads_agree():
 
 
 INTERRUPTED_SOLVE = """
+import signal
 import numpy as np
 from layermerge import _core
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
 random = np.random.default_rng(0)
 head = np.repeat(np.arange(1, 100_001, dtype=np.int32), 30)
 tail = np.maximum(head - random.integers(1, 9, head.size).astype(np.int32), 0)

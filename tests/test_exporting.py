@@ -193,3 +193,17 @@ def test_a_network_that_was_not_compressed_cannot_be_saved(tmp_path):
 
 def test_a_model_in_training_mode_is_refused(saved):
     assert "call model.eval() first" in message_of(saved[0], tiny_classifier().train())
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    merged = merge(rewrite(chain(), chain_plan(1)))
+    with pytest.raises(InputError, match="cannot be made a folder"):
+        save(merged, path)
+
+
+def test_weights_that_cannot_be_written_are_an_input_error(tmp_path):
+    (tmp_path / WEIGHTS_FILE).mkdir()
+    with pytest.raises(InputError, match=r"cannot be written.*space"):
+        save(merge(rewrite(chain(), chain_plan(1))), tmp_path)

@@ -235,3 +235,18 @@ def test_the_weights_fingerprint_sees_every_tensor():
         tensor.view(-1)[0] += 1
         seen.add(fingerprint_weights(model))
     assert len(seen) == 1 + len(model.state_dict())
+
+
+@pytest.mark.parametrize("returned", [None, "0.9", torch.zeros(2)])
+def test_a_score_that_is_no_number_names_score_fn(traced, returned):
+    with pytest.raises(InputError, match=r"score_fn returned .* expected a finite number"):
+        estimate(traced, score_fn=lambda module: returned)
+
+
+def test_a_score_fn_that_raises_on_the_original_network_is_named(traced):
+    def fail(module):
+        raise KeyError("labels")
+
+    with pytest.raises(InputError, match=r"score_fn failed on the original.*KeyError") as caught:
+        estimate(traced, score_fn=fail)
+    assert isinstance(caught.value.__cause__, KeyError)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from layermerge.errors import InputError, VerificationError
+from layermerge.errors import InputError, TrainingError, VerificationError
 from layermerge.merging import merge, merge_unverified, verification, verify
 from layermerge.plan import Plan, PlannedSegment, original_plan
 from layermerge.rewriting import rewrite
@@ -159,3 +159,12 @@ def test_training_mode_is_refused(kind):
 def test_what_was_not_rewritten_is_refused(what):
     with pytest.raises(InputError, match=r"expected a network made by layermerge\.rewrite.*call"):
         merge(what)
+
+
+def test_a_network_that_computes_nan_is_blamed_on_its_training():
+    rewritten = rewritten_zoo("basic")
+    name, weight = next(rewritten.named_parameters())
+    with torch.no_grad():
+        weight.fill_(torch.nan)
+    with pytest.raises(TrainingError, match=rf"{name}.*learning rate.*finetune_fn"):
+        merge(rewritten)

@@ -244,3 +244,11 @@ def test_a_library_makes_its_models_and_suggests_names(library):
     assert sum(isinstance(m, nn.Conv2d) for m in load_model(f"{library}:resnet18").modules()) == 20
     message = message_of(f"{library}:resnet8")
     assert message.startswith(f"{library} has no model 'resnet8'; did you mean resnet18")
+
+
+@pytest.mark.parametrize("source", ["def make():\n    exit(0)", "exit(0)"])
+def test_a_file_that_exits_does_not_end_the_command(tmp_path, source):
+    path = tmp_path / "exits.py"
+    path.write_text(f"from sys import exit\n{source}\n")
+    with pytest.raises(InputError, match="SystemExit"):
+        load_model(f"{path}:make")

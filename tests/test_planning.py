@@ -223,3 +223,9 @@ def test_one_budget_is_to_be_given():
 def test_a_budget_that_is_no_positive_number_is_refused(name, value):
     with pytest.raises(InputError, match=f"{name} must be a number greater than 0, got {value}"):
         Budget(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["latency_ms", "fraction", "speedup"])
+def test_a_budget_in_words_is_refused(name):
+    with pytest.raises(InputError, match=f"{name} must be a number greater than 0, got '3'"):
+        Budget(**{name: "3"})

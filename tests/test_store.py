@@ -181,3 +181,15 @@ def test_a_study_that_another_program_locks_is_explained(tmp_path, monkeypatch):
         other.close()
         study.add_measurements("cpu", {"conv": MEASUREMENT})
         assert study.measurements("cpu") == {"conv": MEASUREMENT}
+
+
+@pytest.mark.parametrize("damage", ["DELETE FROM meta", "UPDATE meta SET value = 'x'"])
+def test_a_study_without_a_readable_version_is_damaged(tmp_path, damage):
+    path = tmp_path / "run.db"
+    Study(path).close()
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(damage)
+    connection.close()
+    with pytest.raises(InputError, match=r"damaged.*schema version.*delete it"):
+        Study(path)

@@ -240,3 +240,12 @@ def test_without_pyarrow_parquet_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(MissingDependencyError, match=r"pip install 'layermerge\[parquet\]'"):
         read_latency(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("field", ["1", '" 1"'])
+def test_two_columns_of_one_name_are_refused(write, field):
+    path = write(f"st,end,time,time\n0,1,{field},2\n")
+    with pytest.raises(InputError, match=r"table\.csv has two columns 'time'"):
+        read_latency(path)
+    with pytest.raises(InputError, match="two columns 'importance'"):
+        read_importance(write(f"st,end,importance,importance\n0,1,{field},2\n"))

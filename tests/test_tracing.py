@@ -212,7 +212,7 @@ def test_branches_that_both_enlarge_the_kernel_are_explained():
 
 
 def test_a_model_without_convolutions_is_refused():
-    with pytest.raises(UnsupportedModelError, match="Sequential has no convolution that can be"):
+    with pytest.raises(UnsupportedModelError, match="Sequential has no 2-D convolution"):
         network_of(nn.ReLU())
     with pytest.raises(UnsupportedModelError, match="padding_mode=reflect at 0"):
         network_of(conv(padding_mode="reflect"))
@@ -229,3 +229,16 @@ def test_the_same_model_has_the_same_fingerprint_and_another_has_not():
 def test_a_model_in_training_mode_is_refused():
     with pytest.raises(InputError, match=r"batch norm '1' .*training mode.*call model\.eval\(\)"):
         trace(nn.Sequential(conv(), nn.BatchNorm2d(4)), torch.zeros(1, 4, 9, 9))
+
+
+@pytest.mark.parametrize(
+    ("other", "x"),
+    [
+        pytest.param(nn.Conv1d(4, 4, 3), torch.zeros(2, 4, 9), id="Conv1d"),
+        pytest.param(nn.Conv3d(4, 4, 3), torch.zeros(2, 4, 9, 9, 9), id="Conv3d"),
+    ],
+)
+def test_convolutions_that_are_not_2d_are_named(other, x):
+    name = type(other).__name__
+    with pytest.raises(UnsupportedModelError, match=f"no 2-D convolution.*{name} is not 2-D"):
+        network_of(other, x=x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -179,8 +180,8 @@ def _check(
 ) -> None:
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    if max_kernel is not None and max_kernel < 1:
-        raise InputError(f"max_kernel must be at least 1, got {max_kernel}")
+    if max_kernel is not None and (not isinstance(max_kernel, Integral) or max_kernel < 1):
+        raise InputError(f"max_kernel must be a whole number of at least 1, got {max_kernel!r}")
     for layer in frozen:
         if not 1 <= layer <= network.num_layers:
             raise InputError(f"frozen names layer {layer}; layers are 1..{network.num_layers}")

@@ -9,6 +9,7 @@ Exit status: 0 done, 2 bad usage or bad input, 3 infeasible budget, 1 any other 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -31,6 +32,20 @@ DONE, FAILED, BAD_INPUT, INFEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     arguments = build_parser().parse_args(argv)
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        _discard_unwritten_output()
+        return FAILED
+    except OSError as error:
+        _discard_unwritten_output()
+        print(f"layermerge {arguments.command}: error: {_explained(error)}", file=sys.stderr)
+        return BAD_INPUT
+    return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         status: int = COMMANDS[arguments.command].run(arguments)
     except LayerMergeError as error:
@@ -60,6 +75,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _version() -> str:
     return str(layermerge.__version__)
+
+
+def _discard_unwritten_output() -> None:
+    """Keep the interpreter from writing again, when it ends, what could not be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explained(error: OSError) -> str:
+    where = f" {error.filename}" if error.filename else ", or write the output"
+    return (
+        f"cannot read or write{where}: {error.strerror or error}. Check that the place exists, "
+        "that you may write there and that it has space"
+    )
 
 
 def _exit_status(error: LayerMergeError) -> int:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layermerge.datasets import DIGITS_SIZE, Dataset, load_digits
+from layermerge.exporting import write_weights
 from layermerge.finetuning import FinetuneSettings, finetune
 from layermerge.pipeline import Compression, Options, compress
 from layermerge.recipes import classification
@@ -188,9 +189,10 @@ def train_base(
     if _recipe_of(path) == recipe:
         model.load_state_dict(safetensors.torch.load_file(path))
         return model.eval()
+    _log.info("training the base on %s", dataset.name)
     finetune(model, dataset.train, settings, description="Training the base", progress=progress)
     unfinished = path.with_suffix(".unfinished")
-    safetensors.torch.save_file(model.state_dict(), unfinished, {"recipe": recipe})
+    write_weights(model.state_dict(), unfinished, {"recipe": recipe})
     unfinished.replace(path)
     return model
 

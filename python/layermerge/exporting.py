@@ -28,17 +28,22 @@ def save(merged: fx.GraphModule, directory: str | Path) -> None:
         Made by `merge`.
     directory : path
         Made if it does not exist.
+
+    Raises
+    ------
+    InputError
+        If the folder or the files cannot be written.
     """
     plan = rewriting_of(merged).plan
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     # A copy of each: the file format knows no tensors that share memory.
     weights = {
         name: tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in merged.state_dict().items()
     }
     metadata = {"format": "pt", PLAN_KEY: plan.fingerprint}
-    safetensors.torch.save_file(weights, folder / WEIGHTS_FILE, metadata)
+    write_weights(weights, folder / WEIGHTS_FILE, metadata)
     plan.save(folder / PLAN_FILE)
 
 
@@ -72,6 +77,27 @@ def load(directory: str | Path, model: nn.Module) -> fx.GraphModule:
     _check_weights(path, weights, merged)
     merged.load_state_dict(weights)
     return merged
+
+
+def write_weights(weights: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file."""
+    try:
+        safetensors.torch.save_file(weights, path, metadata)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(
+            f"{path} cannot be written: {error}. Check that you may write there and that the disk "
+            "has space"
+        ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made a folder: {error.strerror}. Name a folder that you may "
+            "write to, or one that does not exist yet"
+        ) from error
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

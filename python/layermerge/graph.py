@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from layermerge.errors import InputError, UnsupportedModelError
+from layermerge.model_checks import check_model
 from layermerge.operations import ACTIVATION_NAMES, classify
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -98,30 +99,6 @@ def _check_tensors(arguments: Mapping[str, Any]) -> None:
             raise InputError(
                 f"the example input {name!r} must be a tensor, got {type(value).__name__}: leave "
                 "it out if it has a default, or wrap the model in a module that sets it"
-            )
-
-
-def check_model(model: nn.Module) -> None:
-    """Refuse what is no module, or a module in training mode."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    check_evaluation_mode(model)
-
-
-def check_evaluation_mode(model: nn.Module) -> None:
-    """Refuse batch norm and dropout in training mode: what they do is not fixed."""
-    for name, module in model.named_modules():
-        if not module.training:
-            continue
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise InputError(
-                f"batch norm {name!r} of the model is in training mode, in which it normalises by "
-                "the batch and cannot be merged: call model.eval() first"
-            )
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            raise InputError(
-                f"dropout {name!r} of the model is in training mode, in which its output is "
-                "random: call model.eval() first"
             )
 
 

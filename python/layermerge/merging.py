@@ -21,8 +21,9 @@ from layermerge.composition import (
     identity,
     pad,
 )
-from layermerge.errors import VerificationError
-from layermerge.graph import check_evaluation_mode, graph_arguments
+from layermerge.errors import TrainingError, VerificationError
+from layermerge.graph import graph_arguments
+from layermerge.model_checks import check_evaluation_mode
 from layermerge.network import Padding
 from layermerge.operations import Kind, Operation, operation
 from layermerge.regions import batch_norm, convolution, pair, region_between
@@ -70,6 +71,8 @@ def merge(rewritten: fx.GraphModule) -> fx.GraphModule:
     ------
     InputError
         If the network was not made by `rewrite`, or has batch norm in training mode.
+    TrainingError
+        If the output of the rewritten network is not finite: its training diverged.
     VerificationError
         If the merged network computes something else than the rewritten one.
     """
@@ -90,10 +93,13 @@ def verify(rewritten: fx.GraphModule, merged: fx.GraphModule) -> Verification:
 
     Raises
     ------
+    TrainingError
+        If the output of the rewritten network is not finite.
     VerificationError
         If they differ by more than rounding explains; names the first segment that does.
     """
     rewriting = rewriting_of(rewritten)
+    _check_finite(rewritten, rewriting)
     exact_rewritten = copy.deepcopy(rewritten).double()
     exact_merged = merge_unverified(exact_rewritten)
     result = Verification(
@@ -110,6 +116,21 @@ def verify(rewritten: fx.GraphModule, merged: fx.GraphModule) -> Verification:
             "model: such a plan should not have been offered"
         )
     return result
+
+
+def _check_finite(rewritten: fx.GraphModule, rewriting: Rewriting) -> None:
+    """Refuse a network that computes NaN, which is not to be compared with anything."""
+    with torch.no_grad():
+        outputs = pytree.tree_leaves(rewritten(*_random_arguments(rewritten, rewriting)))
+    if not all(torch.isfinite(out).all() for out in outputs if isinstance(out, Tensor)):
+        weights = rewritten.named_parameters()
+        bad = [name for name, weight in weights if not torch.isfinite(weight).all()]
+        raise TrainingError(
+            "the rewritten network computes NaN or infinite values before it is merged"
+            + (f", as its parameter {bad[0]!r} holds such values" if bad else "")
+            + ": its fine-tuning diverged. Lower the learning rate, and look at what finetune_fn "
+            "(or train_fn) does to the network"
+        )
 
 
 def _tolerance(network: nn.Module) -> float:

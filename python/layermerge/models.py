@@ -77,14 +77,14 @@ def call_by_name(name: str) -> Any:
         ) from error
     try:
         return function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{name} failed: {_brief(error)}") from error
 
 
 def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"module {name!r} cannot be imported: {_brief(error)}. A model is named {FORMS}"
         ) from error
@@ -102,7 +102,7 @@ def _load_file(path: Path) -> ModuleType:
     sys.path.insert(0, folder)  # a file may import its neighbours, as a script may
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{path} cannot be run: {_brief(error)}") from error
     finally:
         sys.path.remove(folder)
@@ -145,7 +145,7 @@ def _create(create: Callable[[], Any], name: str) -> Any:
         raise InputError(f"{name} cannot be made: {_brief(error)}") from error
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     """An error of somebody else's code in one paragraph."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:400]}{'...' if len(text) > 400 else ''}"

@@ -85,6 +85,16 @@ def _classify_node(captured: fx.GraphModule, node: fx.Node, calls: Counter[Any])
 
 
 def _classify_module(node: fx.Node, module: nn.Module, calls: Counter[Any]) -> Operation:
+    found = _classify_unhooked(node, module, calls)
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    if not hooks or found.kind is Kind.BARRIER:
+        return found
+    hook = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__)
+    reason = f"{node.target} has the forward hook {hook}: take it off first, if it may go"
+    return Operation(Kind.BARRIER, found.name, reason)
+
+
+def _classify_unhooked(node: fx.Node, module: nn.Module, calls: Counter[Any]) -> Operation:
     name = type(module).__name__
     if isinstance(module, nn.Conv2d):
         reason = _why_no_layer(node, module, calls[node.target])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Real
 
 import numpy as np
 
@@ -54,8 +56,9 @@ class Budget:
                 f"give one of latency_ms, fraction and speedup as the budget; got {given or 'none'}"
             )
         ((name, value),) = given.items()
-        if not 0 < value < math.inf:
-            raise InputError(f"{name} must be a number greater than 0, got {value}")
+        is_number = isinstance(value, (Real, Decimal))
+        if not (is_number and 0 < value < math.inf):
+            raise InputError(f"{name} must be a number greater than 0, got {value!r}")
 
     @property
     def is_relative(self) -> bool:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from layermerge.errors import InputError, UnsupportedModelError
-from layermerge.graph import capture, check_model
+from layermerge.graph import capture
+from layermerge.model_checks import check_model
 from layermerge.network import InputSpec, Network, Padding, Size
 from layermerge.operations import Kind, operation
 from layermerge.plan import Plan, PlannedSegment

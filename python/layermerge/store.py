@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -221,7 +222,12 @@ class Study:
 
     def _check_version(self) -> None:
         rows = self._execute("SELECT value FROM meta WHERE key = 'schema_version'")
-        version = int(rows[0][0]) if rows else 0
+        if not rows or not re.fullmatch(r"[0-9]+", str(rows[0][0])):
+            raise InputError(
+                f"study {self.path} is damaged: it does not say its schema version; delete it, or "
+                "name another file"
+            )
+        version = int(rows[0][0])
         if version != SCHEMA_VERSION:
             raise InputError(
                 f"study {self.path} has schema version {version}; this release reads version "

@@ -105,6 +105,12 @@ class _CsvFile:
         if not rows:
             raise InputError(f"{path} is empty: expected a line with the names of the columns")
         names = [name.strip() for name in rows[0][1]]
+        for place, name in enumerate(names):
+            if name and name in names[:place]:
+                raise InputError(
+                    f"{path} has two columns '{name}': remove or rename one of them, so that it "
+                    "is clear which to read"
+                )
         self.lines = [line for line, _ in rows[1:]]
         for line, row in rows[1:]:
             if len(row) != len(names):

@@ -61,7 +61,7 @@ def describe(
     nodes = layer_nodes(captured)
     if not nodes:
         raise UnsupportedModelError(
-            f"{captured.__class__.__name__} has no convolution that can be changed"
+            f"{captured.__class__.__name__} has no 2-D convolution that can be changed"
             + "".join(f"; {reason}" for reason in _conv_barriers(captured))
         )
     owner = _owners(captured, nodes)
@@ -193,7 +193,10 @@ def _why_outside(found: Operation) -> str:
 
 def _conv_barriers(captured: fx.GraphModule) -> list[str]:
     operations = map(operation, captured.graph.nodes)
-    return [found.reason for found in operations if found.name == "conv2d" and found.reason]
+    reasons = [found.reason for found in operations if found.name == "conv2d" and found.reason]
+    others = (nn.Conv1d, nn.Conv3d)
+    found = {type(module).__name__ for module in captured.modules() if isinstance(module, others)}
+    return reasons + [f"{name} is not 2-D" for name in sorted(found)]
 
 
 def _why_blocked(layers: list[fx.Node], regions: tuple[Region, ...], position: int) -> str | None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layermerge.commands.options import (
+    MAX_SEED,
     add_model,
     add_space,
     announce_stages,
     at_least,
+    example,
     percentage,
     positive,
     shape,
@@ -98,7 +100,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="of the final fine-tune; default: 20",
     )
     group.add_argument("--lr", type=positive, default=1e-3, metavar="R", help="default: 0.001")
-    group.add_argument("--seed", type=at_least(0), default=0, help="default: 0")
+    group.add_argument("--seed", type=at_least(0, MAX_SEED), default=0, help="default: 0")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -136,7 +138,7 @@ def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
     )
     return compress(
         model,
-        torch.randn(shape).to(device),
+        example(shape).to(device),
         speedup=arguments.speedup,
         latency_ms=arguments.latency_ms,
         fraction=arguments.latency,

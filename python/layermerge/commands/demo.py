@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from layermerge.commands.options import announce_stages, at_least, positive
+from layermerge.commands.options import MAX_SEED, announce_stages, at_least, positive
 
 SUMMARY = "Train a small network on handwritten digits, make it faster, and show the evidence."
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speedup", type=positive, default=1.5, metavar="S", help="end to end; default: 1.5"
     )
-    parser.add_argument("--seed", type=at_least(0), default=0, help="default: 0")
+    parser.add_argument("--seed", type=at_least(0, MAX_SEED), default=0, help="default: 0")
     parser.add_argument(
         "--fast", action="store_true", help="a quick look: less training, worse accuracy"
     )

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from layermerge.commands.options import add_model, add_space, shape
+from layermerge.commands.options import add_model, add_space, example, shape
 
 if TYPE_CHECKING:
     from layermerge.candidates import CandidateSpace
@@ -31,15 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trace, enumerate and print."""
-    import torch
-
     from layermerge.candidates import enumerate_candidates
     from layermerge.models import load_model
     from layermerge.tracing import trace
 
     model = load_model(arguments.model, weights=arguments.weights, pretrained=arguments.pretrained)
     space = enumerate_candidates(
-        trace(model, torch.zeros(arguments.input)),
+        trace(model, example(arguments.input)),
         method=arguments.method,
         max_kernel=arguments.max_kernel,
         frozen=arguments.frozen,

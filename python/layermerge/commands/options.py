@@ -7,8 +7,17 @@ import logging
 import math
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import layermerge.candidates
+from layermerge.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+MAX_SEED = 2**32 - 1
+"""The largest seed that NumPy's generator takes."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +72,19 @@ def shape(text: str) -> tuple[int, ...]:
     return sizes
 
 
+def example(sizes: tuple[int, ...]) -> Tensor:
+    """Make an example input of random values."""
+    import torch
+
+    try:
+        return torch.randn(sizes)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise InputError(
+            f"--input {'x'.join(map(str, sizes))} does not fit into memory: give a smaller batch, "
+            "height or width"
+        ) from error
+
+
 def integers(text: str) -> tuple[int, ...]:
     """Read ``0,7,15``."""
     try:
@@ -73,16 +95,17 @@ def integers(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Read a whole number with a lower limit."""
+def at_least(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """Read a whole number with a lower limit, and perhaps an upper one."""
 
     def convert(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        if not least <= value <= most:
+            limits = f"{least} or more" if most == math.inf else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {limits}")
         return value
 
     return convert

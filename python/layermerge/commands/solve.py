@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bin-ms",
-        type=_nanoseconds(ns_from_ms),
+        type=_nanoseconds(ns_from_ms, least_ns=1),
         metavar="W",
         help="binned: width of a latency bin, in ms; default: a ten-thousandth of the budget",
     )
@@ -110,12 +110,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _nanoseconds(convert: Callable[[str], int]) -> Callable[[str], int]:
+def _nanoseconds(convert: Callable[[str], int], least_ns: int = 0) -> Callable[[str], int]:
     def milliseconds(text: str) -> int:
         try:
-            return convert(text)
+            ns = convert(text)
         except InputError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
+        if ns < least_ns:
+            raise argparse.ArgumentTypeError(
+                f"must be at least {format_ms(least_ns)} milliseconds, got {text}"
+            )
+        return ns
 
     return milliseconds
 

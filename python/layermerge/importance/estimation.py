@@ -139,7 +139,7 @@ class _Evaluator:
         if known is None:
             start = time.perf_counter()
             with seeded(derive_seed(self.seed, ORIGINAL)):
-                value = self._finite_score(rewrite(self.model, original_plan(self.network)))
+                value = self._base_score(rewrite(self.model, original_plan(self.network)))
             known = Score(value, None, time.perf_counter() - start)
             self.study.add_score(self._key(ORIGINAL), known)
         return known.value
@@ -171,10 +171,25 @@ class _Evaluator:
             self.train_fn(rewritten)
             return self._finite_score(rewritten.eval())
 
+    def _base_score(self, original: nn.Module) -> float:
+        try:
+            return self._finite_score(original)
+        except LayerMergeError:
+            raise
+        except Exception as error:  # user code may raise anything
+            raise InputError(
+                f"score_fn failed on the original network: {type(error).__name__}: {error}. It is "
+                "called as score_fn(module) and must return a number, higher is better"
+            ) from error
+
     def _finite_score(self, module: nn.Module) -> float:
-        value = float(self.score_fn(module))
+        returned = self.score_fn(module)
+        try:
+            value = math.nan if isinstance(returned, str) else float(returned)
+        except (TypeError, ValueError, RuntimeError):
+            value = math.nan
         if not math.isfinite(value):
-            raise InputError(f"score_fn returned {value}; expected a finite number")
+            raise InputError(f"score_fn returned {returned!r}; expected a finite number")
         return value
 
     def _key(self, candidate: str) -> ScoreKey:

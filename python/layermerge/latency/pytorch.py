@@ -18,7 +18,6 @@ from layermerge.graph import (
     ExampleInputs,
     bind_inputs,
     capture,
-    check_evaluation_mode,
     graph_arguments,
 )
 from layermerge.latency.clocks import (
@@ -38,6 +37,7 @@ from layermerge.latency.units import (
     subject_of_barrier,
     subject_of_network,
 )
+from layermerge.model_checks import check_evaluation_mode
 from layermerge.network import Network
 from layermerge.progress import progress_bar
 from layermerge.store import Measurement, StudyLike, opened

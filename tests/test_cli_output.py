@@ -1,0 +1,93 @@
+"""What the command line does when the system refuses to read or write."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from layermerge.cli import main
+
+REFERENCE = Path(__file__).parent / "data" / "reference"
+SOLVE = [
+    "solve",
+    f"--latency={REFERENCE / 'resnet34.s1.time.csv'}",
+    f"--importance={REFERENCE / 'resnet34.s1.importance.csv'}",
+    "--speedup=1.2",
+    "--json",
+]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_output_that_cannot_be_written_is_one_message():
+    with Path("/dev/full").open("w") as full:
+        found = subprocess.run(
+            [sys.executable, "-m", "layermerge", *SOLVE],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert found.returncode == 2
+    assert "space" in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGPIPE")
+def test_a_reader_that_leaves_ends_the_command_quietly():
+    reading, writing = os.pipe()
+    os.close(reading)
+    found = subprocess.run(
+        [sys.executable, "-m", "layermerge", *SOLVE],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (found.returncode, found.stderr) == (1, "")
+
+
+def test_an_output_folder_that_is_a_file_is_one_message(capsys, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    for place in (path, path / "below"):
+        assert main(["demo", "--fast", f"--out={place}"]) == 2
+        assert str(path) in capsys.readouterr().err
+
+
+def test_an_error_of_the_system_within_a_command_is_one_message(capsys, monkeypatch):
+    def fail(arguments):
+        raise OSError(28, "No space left on device", "plan.json")
+
+    monkeypatch.setattr("layermerge.commands.solve.run", fail)
+    assert main(SOLVE) == 2
+    message = capsys.readouterr().err
+    assert "plan.json: No space left on device" in message
+    assert "Check" in message
+
+
+@pytest.mark.parametrize("command", [["demo"], ["compress", "m:f", "--data=digits", "--speedup=2"]])
+def test_a_seed_has_an_upper_limit(capsys, command):
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--seed", str(2**32)])
+    assert "0 to 4294967295" in capsys.readouterr().err
+
+
+def test_an_input_that_does_not_fit_into_memory_is_one_message(capsys):
+    sizes = "1x1x99999999x99999999"
+    assert main(["inspect", "networks:tiny_classifier", "--input", sizes]) == 2
+    message = capsys.readouterr().err
+    assert sizes in message
+    assert "memory" in message
+
+
+def test_a_bin_of_no_width_is_refused_by_its_option(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*SOLVE, "--bin-ms", "0"])
+    message = capsys.readouterr().err
+    assert "--bin-ms: must be at least 0.000001 milliseconds" in message
+    assert "bin_ns" not in message
