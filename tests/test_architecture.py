@@ -53,7 +53,7 @@ LAYERS = (
     ("merging", "composition"),
     ("rewriting",),
     ("tracing",),
-    ("regions", "graph", "operations"),
+    ("regions", "graph", "operations", "model_checks"),
     ("seeding",),
 )
 """What needs torch, from the top to the bottom: a module imports its own layer and those below."""
@@ -128,8 +128,8 @@ def layer_of(module):
 def test_the_imports_are_read():
     assert "layermerge._core" in IMPORTS["layermerge.solver"].on_load
     assert "torch" in IMPORTS["layermerge.merging"].on_load
-    assert "torch" in IMPORTS["layermerge.commands.inspect"].ever
-    assert "torch" not in IMPORTS["layermerge.commands.inspect"].on_load
+    assert "torch" in IMPORTS["layermerge.commands.options"].ever
+    assert "torch" not in IMPORTS["layermerge.commands.options"].on_load
     assert "layermerge.tracing" not in IMPORTS["layermerge"].ever
 
 
