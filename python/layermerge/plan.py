@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError
 from layermerge.network import InputSpec, Network, Size
 
 if TYPE_CHECKING:
     from layermerge.candidates import Candidate
 
-SCHEMA = "layermerge-plan"
 SCHEMA_VERSION = 1
 
 
@@ -104,8 +104,7 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
-        document = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
-        Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_document(path, "plan", SCHEMA_VERSION, asdict(self))
 
 
 def original_plan(network: Network) -> Plan:
@@ -137,24 +136,7 @@ def load_plan(path: str | Path) -> Plan:
     InputError
         If the file is missing, is no plan, or was written by a newer version.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a plan: {error}") from error
-    if not isinstance(document, dict) or document.pop("schema", None) != SCHEMA:
-        raise InputError(f'{path} is not a LayerMerge plan: it has no "schema": "{SCHEMA}"')
-    version = document.pop("schema_version", None)
-    if version != SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has plan schema version {version}; this release reads version "
-            f"{SCHEMA_VERSION}: install the release of layermerge that wrote it"
-        )
-    try:
-        return _parse(document)
-    except KeyError as error:
-        raise InputError(f"{path} is not a valid plan: it has no {error}") from error
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path} is not a valid plan: {error}") from error
+    return read_document(path, "plan", SCHEMA_VERSION, _parse)
 
 
 def _parse(document: dict[str, Any]) -> Plan:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError
 
-SCHEMA = "layermerge-result"
 SCHEMA_VERSION = 1
 
 
@@ -177,8 +176,7 @@ class Result:
 
     def save(self, path: str | Path) -> None:
         """Write the result as JSON."""
-        document = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
-        Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_document(path, "result", SCHEMA_VERSION, asdict(self))
 
 
 def load_result(path: str | Path) -> Result:
@@ -189,23 +187,7 @@ def load_result(path: str | Path) -> Result:
     InputError
         If the file is missing, is no result, or was written by a newer version.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a result: {error}") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise InputError(f'{path} is not a LayerMerge result: it has no "schema": "{SCHEMA}"')
-    if document.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has result schema version {document.get('schema_version')}; this release "
-            f"reads version {SCHEMA_VERSION}: install the release of layermerge that wrote it"
-        )
-    try:
-        return _parse(document)
-    except KeyError as error:
-        raise InputError(f"{path} is not a valid result: {error} is missing") from error
-    except (TypeError, AttributeError, OverflowError, InputError) as error:
-        raise InputError(f"{path} is not a valid result: {error}") from error
+    return read_document(path, "result", SCHEMA_VERSION, _parse)
 
 
 def _parse(document: dict[str, Any]) -> Result:

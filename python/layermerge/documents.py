@@ -1,0 +1,58 @@
+"""JSON documents that say what they are: a kind and the version of its schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from layermerge.errors import InputError
+
+T = TypeVar("T")
+
+
+def write_document(path: str | Path, kind: str, version: int, values: Mapping[str, Any]) -> None:
+    """Write `values` as a document of a kind, such as ``"plan"``."""
+    document = {"schema": f"layermerge-{kind}", "schema_version": version, **values}
+    Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def read_document(
+    path: str | Path, kind: str, version: int, parse: Callable[[dict[str, Any]], T]
+) -> T:
+    """Read a document of a kind.
+
+    Parameters
+    ----------
+    path : path
+    kind : str
+    version : int
+        The only one that is understood.
+    parse : callable
+        Makes the value from what the document holds besides kind and version.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is something else, or does not hold what `parse` needs.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a {kind}: {error}") from error
+    schema = f"layermerge-{kind}"
+    if not isinstance(document, dict) or document.pop("schema", None) != schema:
+        raise InputError(f'{path} is not a LayerMerge {kind}: it has no "schema": "{schema}"')
+    found = document.pop("schema_version", None)
+    if found != version:
+        raise InputError(
+            f"{path} has {kind} schema version {found}; this release reads version {version}: "
+            "install the release of layermerge that wrote it"
+        )
+    try:
+        return parse(document)
+    except KeyError as error:
+        raise InputError(f"{path} is not a valid {kind}: {error} is missing") from error
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path} is not a valid {kind}: {error}") from error
