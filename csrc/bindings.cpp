@@ -128,17 +128,18 @@ py::typing::Tuple<py::array_t<std::int64_t>, Doubles, double> all_budgets(
 
 py::typing::Tuple<Ints, Bools, Doubles, Bools> segment_kernel_sizes(
     const py::array& growth_h, const py::array& growth_w, const py::array& weight_l1,
-    const py::array& irreducible, const py::array& depthwise,
+    const py::array& irreducible, const py::array& depthwise, const py::array& program,
     std::optional<std::int32_t> max_kernel_h, std::optional<std::int32_t> max_kernel_w) {
     const SegmentLayers layers{
         column<std::int32_t>(growth_h, "growth_h"), column<std::int32_t>(growth_w, "growth_w"),
         column<double>(weight_l1, "weight_l1"), column<bool>(irreducible, "irreducible"),
         column<bool>(depthwise, "depthwise")};
+    const auto codes = column<std::int32_t>(program, "program");
     MaxKernel max_kernel;
     max_kernel.h = max_kernel_h.value_or(max_kernel.h);
     max_kernel.w = max_kernel_w.value_or(max_kernel.w);
     const KernelSizes found = without_gil([&, interrupt = python_interrupt()] {
-        return kernel_sizes(layers, max_kernel, interrupt);
+        return kernel_sizes(layers, codes, max_kernel, interrupt);
     });
     const auto entries = py::ssize_t(found.size());
     Ints sizes({entries, py::ssize_t{2}});
@@ -230,11 +231,15 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
           py::arg("memory_limit_bytes") = FrontierOptions{}.memory_limit_bytes,
           "Return (latency_ns int64 [n], value float64 [n], error) of the non-dominated paths.");
 
-    m.def("kernel_sizes", &segment_kernel_sizes, py::arg("growth_h"), py::arg("growth_w"),
-          py::arg("weight_l1"), py::arg("irreducible"), py::arg("depthwise"), py::kw_only(),
-          py::arg("max_kernel_h") = py::none(), py::arg("max_kernel_w") = py::none(),
-          "Return (kernel_size int32 [n, 2], is_depthwise bool [n], weight_l1 float64 [n], "
-          "kept bool [n, layers]): each achievable kernel size with its best kept layers.");
+    m.def(
+        "kernel_sizes", &segment_kernel_sizes, py::arg("growth_h"), py::arg("growth_w"),
+        py::arg("weight_l1"), py::arg("irreducible"), py::arg("depthwise"), py::kw_only(),
+        py::arg("program") = py::array_t<std::int32_t>(0), py::arg("max_kernel_h") = py::none(),
+        py::arg("max_kernel_w") = py::none(),
+        "Return (kernel_size int32 [n, 2], is_depthwise bool [n], weight_l1 float64 [n], "
+        "kept bool [n, layers]): each achievable kernel size with its best kept layers, and the "
+        "empty set where it is possible. `program` (int32, postfix) connects the layers: an index, "
+        "or -1 series, -2 sum, -3 join, -4 identity; empty: all in series.");
 
     m.def("solve_binned", &binned, py::arg("problem"), py::arg("budget_ns"), py::kw_only(),
           py::arg("bin_ns"), py::arg("rounding") = "up",

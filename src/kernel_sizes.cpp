@@ -18,22 +18,43 @@ struct Growth {
     auto operator<=>(const Growth&) const = default;
 };
 
-// The best set of kept layers that grows the kernel so, among the layers from some layer on.
+// What is kept: nothing, depthwise layers alone, or any layers.
+enum Kind : std::size_t { nothing, mixed, depthwise, num_kinds };
+
+Kind kind_of(Kind a, Kind b) {
+    if (a == nothing) return b;
+    if (b == nothing) return a;
+    return a == depthwise && b == depthwise ? depthwise : mixed;
+}
+
+// The best set of kept layers of its kind that grows the kernel so.
 struct State {
     Growth growth;
+    Kind kind = nothing;
     std::int32_t layers = 0;
     std::int64_t norm = 0;
+    std::size_t set = 0;  // where its bits begin; bits of layer 0 first, from the highest
+};
 
-    bool operator==(const State&) const = default;
-    bool better_than(const State& other) const {
-        return norm != other.norm ? norm > other.norm : layers > other.layers;
+using States = std::vector<State>;  // by growth and kind, one of each
+
+struct Branch {
+    States states;
+    bool has_layers = false;
+
+    // Whether it may be without its layers, as the identity.
+    bool can_be_empty() const {
+        return std::any_of(states.begin(), states.end(),
+                           [](const State& state) { return state.kind == nothing; });
     }
 };
 
-using States = std::vector<State>;  // by growth
-
-enum Kind : std::size_t { mixed = 0, depthwise = 1 };
-using Level = std::array<States, 2>;  // by kind: are all kept layers depthwise?
+// A union of two sets, not built yet.
+struct Union {
+    State state;
+    std::size_t a = 0;
+    std::size_t b = 0;
+};
 
 void check_length(std::size_t got, std::size_t layers, const char* name) {
     if (got != layers)
@@ -71,51 +92,30 @@ void check(const SegmentLayers& layers, MaxKernel max_kernel) {
         throw std::invalid_argument(text("max_kernel_w must be >= 1, got ", max_kernel.w));
 }
 
-// Both sorted by growth; of two states of one growth the better stays.
-States best_of(const States& a, const States& b) {
-    States merged;
-    merged.reserve(a.size() + b.size());
-    auto i = a.begin();
-    auto j = b.begin();
-    while (i != a.end() && j != b.end()) {
-        if (i->growth == j->growth) {
-            merged.push_back(j->better_than(*i) ? *j : *i);
-            ++i, ++j;
-        } else {
-            merged.push_back(i->growth < j->growth ? *i++ : *j++);
-        }
-    }
-    merged.insert(merged.end(), i, a.end());
-    merged.insert(merged.end(), j, b.end());
-    return merged;
-}
-
 class Search {
  public:
     Search(const SegmentLayers& layers, MaxKernel max_kernel, Interrupt& interrupt)
         : layers_(layers),
           max_growth_{max_kernel.h - 1, max_kernel.w - 1},
-          levels_(layers.size() + 1) {
+          interrupt_(interrupt),
+          words_((layers.size() + 63) / 64),
+          sets_(words_) {
         scale_norms();
-        levels_.back()[depthwise] = {State{}};
-        for (std::size_t l = layers_.size(); l-- > 0;) {
-            levels_[l] = level_before(l);
-            interrupt.work(4 * (levels_[l][mixed].size() + levels_[l][depthwise].size()));
-        }
     }
 
-    KernelSizes entries() const {
-        KernelSizes found;
-        const States& mixed_sets = levels_[0][mixed];
-        const States& depthwise_sets = levels_[0][depthwise];
-        auto next = depthwise_sets.begin();
-        for (const State& state : mixed_sets) {
-            for (; next != depthwise_sets.end() && next->growth < state.growth; ++next)
-                add(found, *next, depthwise);
-            add(found, state, mixed);
+    KernelSizes entries(std::span<const std::int32_t> program) {
+        if (program.empty()) {
+            push_layer(0);
+            for (std::size_t l = 1; l < layers_.size(); ++l) {
+                push_layer(l);
+                combine(structure::series, l);
+            }
         }
-        for (; next != depthwise_sets.end(); ++next) add(found, *next, depthwise);
-        return found;
+        for (std::size_t place = 0; place < program.size(); ++place) run(program, place);
+        if (operands_.size() != 1)
+            throw std::invalid_argument(
+                text("program must leave one operand, got ", operands_.size()));
+        return listed(operands_.back().states);
     }
 
  private:
@@ -130,88 +130,142 @@ class Search {
             norms_.push_back(std::llrint(std::ldexp(norm, -exponent_)));
     }
 
-    Level level_before(std::size_t l) const {
-        const Level& after = levels_[l + 1];
-        Level level;
-        if (!layers_.irreducible[l]) level = after;
-        if (layers_.depthwise[l]) {
-            level[depthwise] = best_of(level[depthwise], with(l, after[depthwise]));
-            level[mixed] = best_of(level[mixed], with(l, after[mixed]));
-        } else {
-            level[mixed] = best_of(level[mixed], with(l, best_of(after[mixed], after[depthwise])));
+    void run(std::span<const std::int32_t> program, std::size_t place) {
+        const std::int32_t code = program[place];
+        if (code >= std::int32_t(layers_.size()) || code < structure::identity)
+            throw std::invalid_argument(text("program[", place, "] must be the index of one of ",
+                                             layers_.size(), " layers or -1..-4, got ", code));
+        if (code >= 0)
+            push_layer(std::size_t(code));
+        else if (code == structure::identity)
+            operands_.push_back({{State{}}, false});
+        else
+            combine(code, place);
+    }
+
+    void push_layer(std::size_t l) {
+        Branch branch;
+        branch.has_layers = true;
+        if (!layers_.irreducible[l]) branch.states.push_back({});
+        const Growth growth{layers_.growth_h[l], layers_.growth_w[l]};
+        if (fits(growth)) {
+            const Kind kind = layers_.depthwise[l] ? depthwise : mixed;
+            branch.states.push_back({growth, kind, 1, norms_[l], sets_.size()});
+            sets_.resize(sets_.size() + words_);
+            sets_[branch.states.back().set + l / 64] = std::uint64_t{1} << (63 - l % 64);
         }
-        return level;
+        operands_.push_back(std::move(branch));
     }
 
-    States with(std::size_t l, const States& after) const {
-        States kept;
-        kept.reserve(after.size());
-        for (const State& state : after) {
-            const Growth growth{state.growth.h + layers_.growth_h[l],
-                                state.growth.w + layers_.growth_w[l]};
-            if (growth.h <= max_growth_.h && growth.w <= max_growth_.w)
-                kept.push_back({growth, state.layers + 1, state.norm + norms_[l]});
+    void combine(std::int32_t code, std::size_t place) {
+        if (operands_.size() < 2)
+            throw std::invalid_argument(text("program[", place, "] joins two operands, but only ",
+                                             operands_.size(), " stand before it"));
+        Branch b = std::move(operands_.back());
+        operands_.pop_back();
+        Branch a = std::move(operands_.back());
+        operands_.pop_back();
+        const bool may_lose_both = code != structure::sum || !a.has_layers || !b.has_layers ||
+                                   (a.can_be_empty() && b.can_be_empty());
+        if (code == structure::sum) {
+            allow_dropping(a);
+            allow_dropping(b);
         }
-        return kept;
+        operands_.push_back({unions(a, b, code, may_lose_both), a.has_layers || b.has_layers});
     }
 
-    State without(std::size_t l, const State& state) const {
-        return {{state.growth.h - layers_.growth_h[l], state.growth.w - layers_.growth_w[l]},
-                state.layers - 1,
-                state.norm - norms_[l]};
+    // A branch that keeps none of its layers leaves the sum, and grows nothing.
+    static void allow_dropping(Branch& branch) {
+        if (!branch.has_layers) return;
+        std::erase_if(branch.states, [](const State& state) { return state.kind == nothing; });
+        branch.states.insert(branch.states.begin(), State{});
     }
 
-    bool has(std::size_t l, Kind kind, const State& state) const {
-        const States& states = levels_[l][kind];
-        const auto found = std::lower_bound(
-            states.begin(), states.end(), state.growth,
-            [](const State& each, const Growth& growth) { return each.growth < growth; });
-        return found != states.end() && *found == state;
-    }
-
-    void add(KernelSizes& found, const State& state, Kind kind) const {
-        if (state.layers == 0) return;  // nothing kept is no convolution
-        found.kernel_h.push_back(1 + state.growth.h);
-        found.kernel_w.push_back(1 + state.growth.w);
-        found.is_depthwise.push_back(kind == depthwise);
-        found.weight_l1.push_back(std::ldexp(double(state.norm), exponent_));
-        append_kept(found.kept, state, kind);
-    }
-
-    // Finds the lexicographically smallest of the equally good sets: keep each layer that can be
-    // kept. Before a kept layer that is not depthwise, sets of either kind may continue it.
-    void append_kept(std::vector<std::uint8_t>& kept, State state, Kind kind) const {
-        std::array<bool, 2> kinds = {kind == mixed, kind == depthwise};
-        for (std::size_t l = 0; l < layers_.size(); ++l) {
-            const State rest = without(l, state);
-            std::array<bool, 2> keeping = {kinds[mixed], kinds[mixed]};
-            if (layers_.depthwise[l]) keeping = kinds;
-            for (const Kind each : {mixed, depthwise})
-                keeping[each] = keeping[each] && has(l + 1, each, rest);
-            const bool keep = keeping[mixed] || keeping[depthwise];
-            kept.push_back(keep);
-            if (keep) {
-                kinds = keeping;
-                state = rest;
-            } else {
-                for (const Kind each : {mixed, depthwise})
-                    kinds[each] = kinds[each] && has(l + 1, each, state);
+    States unions(const Branch& a, const Branch& b, std::int32_t code, bool may_lose_both) {
+        std::vector<Union> found;
+        found.reserve(a.states.size() * b.states.size());
+        for (const State& x : a.states)
+            for (const State& y : b.states) {
+                const Growth growth = joined(x.growth, y.growth, code);
+                if (!fits(growth)) continue;
+                if (!may_lose_both && x.kind == nothing && y.kind == nothing) continue;
+                const State state{growth, kind_of(x.kind, y.kind), x.layers + y.layers,
+                                  x.norm + y.norm, 0};
+                found.push_back({state, x.set, y.set});
             }
+        interrupt_.work(4 * found.size() + 1);
+        std::sort(found.begin(), found.end(),
+                  [&](const Union& x, const Union& y) { return comes_before(x, y); });
+        States best;
+        for (const Union& each : found)
+            if (best.empty() || best.back().growth != each.state.growth ||
+                best.back().kind != each.state.kind)
+                best.push_back(built(each));
+        return best;
+    }
+
+    static Growth joined(const Growth& a, const Growth& b, std::int32_t code) {
+        if (code == structure::series) return {a.h + b.h, a.w + b.w};
+        return {std::max(a.h, b.h), std::max(a.w, b.w)};
+    }
+
+    bool fits(const Growth& growth) const {
+        return growth.h <= max_growth_.h && growth.w <= max_growth_.w;
+    }
+
+    bool comes_before(const Union& x, const Union& y) const {
+        if (x.state.growth != y.state.growth) return x.state.growth < y.state.growth;
+        if (x.state.kind != y.state.kind) return x.state.kind < y.state.kind;
+        if (x.state.norm != y.state.norm) return x.state.norm > y.state.norm;
+        if (x.state.layers != y.state.layers) return x.state.layers > y.state.layers;
+        // Of two sets of one size, the list with the first layer that the other lacks is smaller.
+        for (std::size_t w = 0; w < words_; ++w) {
+            const std::uint64_t of_x = sets_[x.a + w] | sets_[x.b + w];
+            const std::uint64_t of_y = sets_[y.a + w] | sets_[y.b + w];
+            if (of_x != of_y) return of_x > of_y;
         }
+        return false;
+    }
+
+    State built(const Union& found) {
+        State state = found.state;
+        if (state.layers == 0) return state;  // the empty set lies at 0
+        state.set = sets_.size();
+        sets_.resize(sets_.size() + words_);
+        for (std::size_t w = 0; w < words_; ++w)
+            sets_[state.set + w] = sets_[found.a + w] | sets_[found.b + w];
+        return state;
+    }
+
+    KernelSizes listed(const States& states) const {
+        KernelSizes found;
+        for (const State& state : states) {
+            found.kernel_h.push_back(1 + state.growth.h);
+            found.kernel_w.push_back(1 + state.growth.w);
+            found.is_depthwise.push_back(state.kind == depthwise);
+            found.weight_l1.push_back(std::ldexp(double(state.norm), exponent_));
+            for (std::size_t l = 0; l < layers_.size(); ++l)
+                found.kept.push_back((sets_[state.set + l / 64] >> (63 - l % 64)) & 1);
+        }
+        return found;
     }
 
     const SegmentLayers& layers_;
     Growth max_growth_;
+    Interrupt& interrupt_;
+    std::size_t words_;                // of one set
+    std::vector<std::uint64_t> sets_;  // one after the other, the empty one first
     std::vector<std::int64_t> norms_;  // in units of 2^exponent_
     int exponent_ = 0;
-    std::vector<Level> levels_;  // levels_[l]: sets among the layers l, l + 1, ...
+    std::vector<Branch> operands_;
 };
 
 }  // namespace
 
-KernelSizes kernel_sizes(const SegmentLayers& layers, MaxKernel max_kernel, Interrupt interrupt) {
+KernelSizes kernel_sizes(const SegmentLayers& layers, std::span<const std::int32_t> program,
+                         MaxKernel max_kernel, Interrupt interrupt) {
     check(layers, max_kernel);
-    return Search(layers, max_kernel, interrupt).entries();
+    return Search(layers, max_kernel, interrupt).entries(program);
 }
 
 }  // namespace layermerge

@@ -10,7 +10,8 @@ from hypothesis import reject
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from layermerge.candidates import Candidate, enumerate_candidates
+from layermerge.candidates import Candidate
+from layermerge.enumeration import enumerate_candidates
 from layermerge.network import Network
 from layermerge.plan import Plan, PlannedSegment
 from networks import randomized

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import nn
 
-from layermerge.candidates import enumerate_candidates
+from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError
 from layermerge.tracing import trace
 from networks import ZOO, basic_block, images, with_pool_and_head, zoo

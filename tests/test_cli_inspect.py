@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from layermerge.candidates import enumerate_candidates
 from layermerge.cli import main
+from layermerge.enumeration import enumerate_candidates
 from layermerge.tracing import trace
 from networks import tiny_classifier
 

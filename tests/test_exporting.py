@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from layermerge.candidates import enumerate_candidates
+from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError
 from layermerge.exporting import PLAN_FILE, WEIGHTS_FILE, load, save
 from layermerge.merging import merge

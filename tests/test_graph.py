@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from layermerge.activations import activation_module
+from layermerge.dataflow import Kind
 from layermerge.errors import InputError, UnsupportedModelError
 from layermerge.graph import bind_inputs, capture, graph_arguments
-from layermerge.operations import Kind, activation_module, operation
+from layermerge.values import operation
 from networks import ZOO, ConvNorm, images, randomized, zoo
 
 X = images(2, 4, 9, 9)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from layermerge.candidates import enumerate_candidates
+from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, LayerMergeError
 from layermerge.finetuning import FinetuneSettings, finetune, score_classification
 from layermerge.importance.estimation import estimate_importance, fingerprint_weights

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from layermerge.candidates import CandidateSpace, Signature, enumerate_candidates
+from layermerge.candidates import CandidateSpace, Signature
+from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError
 from layermerge.graph import bind_inputs, capture, graph_arguments
 from layermerge.latency import protocol, pytorch, units

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from layermerge.dataflow import Kind
 from layermerge.errors import InputError
 from layermerge.graph import capture
-from layermerge.operations import Kind, operation
 from layermerge.tracing import trace
+from layermerge.values import operation
 from networks import ConvNorm, images
 
 X = images(2, 4, 9, 9)

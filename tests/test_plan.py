@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layermerge.candidates import enumerate_candidates
+from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError
 from layermerge.network import InputSpec
 from layermerge.plan import (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layermerge.candidates import enumerate_candidates
+from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.importance.scores import ImportanceScores
 from layermerge.latency.profile import Environment, LatencyProfile

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from torch import nn
 
+from layermerge.dataflow import Kind
 from layermerge.graph import capture
-from layermerge.operations import Kind, operation
 from layermerge.regions import (
     conv_padding,
     convolution,
@@ -13,6 +13,7 @@ from layermerge.regions import (
     layer_nodes,
     region_between,
 )
+from layermerge.values import operation
 from networks import ZOO, images, zoo
 from random_networks import networks
 

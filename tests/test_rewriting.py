@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from layermerge.candidates import enumerate_candidates
+from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, UnsupportedModelError
 from layermerge.merging import merge, verification
 from layermerge.plan import Plan, PlannedSegment, original_plan, replace_segment

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layermerge.candidates import CandidateSpace, enumerate_candidates
+    from layermerge.candidates import CandidateSpace
+    from layermerge.enumeration import enumerate_candidates
     from layermerge.errors import (
         InfeasibleError,
         InputError,
@@ -104,7 +105,7 @@ _MODULE_OF = {
     "Study": "layermerge.store",
     "UnsupportedModelError": "layermerge.errors",
     "compress": "layermerge.pipeline",
-    "enumerate_candidates": "layermerge.candidates",
+    "enumerate_candidates": "layermerge.enumeration",
     "estimate_importance": "layermerge.importance.estimation",
     "finetune": "layermerge.finetuning",
     "frontier": "layermerge.solver",

@@ -1,19 +1,22 @@
-"""The algebra of affine maps of images: composition and addition of convolutions, in float64.
+"""The algebra of affine maps of images: composition, addition and concatenation, in float64.
 
-A map is y[q] = b + Σ_u K[u] x[s q + d u - P] on the infinite zero-padded plane, per axis; P is the
-left (top) padding, and the right (bottom) padding says where the output stops.
+A map is y[q] = b + Σ_u K[u] x[s q + d u - P] + Σ_v M_v v on the infinite zero-padded plane. x is
+what enters a segment, and the v are its side inputs: one number for each image and channel.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from layermerge.network import Padding, Size
-from layermerge.regions import conv_padding, pair
+from layermerge import windows
+from layermerge.convolutions import LayerModule, weight_of, window_of
+from layermerge.windows import NO_PADDING, Grid, Padding, Size, Union, Window
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,17 @@ class AffineMap:
         float64, shape (out channels, in channels / groups, taps down, taps across).
     bias : Tensor
         float64, shape (out channels,).
+    sides : mapping of str to Tensor
+        For each side input, by node name, its float64 matrix (out channels, side channels).
     """
 
     kernel: Tensor
     bias: Tensor
     stride: Size = (1, 1)
-    padding: Padding = (0, 0, 0, 0)
+    padding: Padding = NO_PADDING
     dilation: Size = (1, 1)
     groups: int = 1
+    sides: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def out_channels(self) -> int:
@@ -45,6 +51,12 @@ class AffineMap:
         """Number of input channels."""
         return self.kernel.shape[1] * self.groups
 
+    @property
+    def window(self) -> Window:
+        """Which pixels it sees."""
+        taps = (self.kernel.shape[2], self.kernel.shape[3])
+        return Window(taps, self.stride, self.padding, self.dilation)
+
 
 def identity(channels: int, device: torch.device) -> AffineMap:
     """The map y = x: a depthwise 1x1 Dirac kernel."""
@@ -52,158 +64,155 @@ def identity(channels: int, device: torch.device) -> AffineMap:
     return AffineMap(kernel, kernel.new_zeros(channels), groups=channels)
 
 
-def from_convolution(conv: nn.Conv2d) -> AffineMap:
-    """The map that a convolution computes."""
-    kernel = conv.weight.detach().double()
-    bias = kernel.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
-    return AffineMap(
-        kernel, bias, pair(conv.stride), conv_padding(conv), pair(conv.dilation), conv.groups
-    )
+def from_convolution(conv: LayerModule) -> AffineMap:
+    """The map that a convolution computes, or a linear layer at every pixel."""
+    kernel = weight_of(conv).double()
+    bias = kernel.new_zeros(len(kernel)) if conv.bias is None else conv.bias.detach().double()
+    return _on(window_of(conv), kernel, bias, getattr(conv, "groups", 1))
 
 
 def from_batch_norm(norm: nn.BatchNorm2d) -> AffineMap:
     """The map of an inference-mode batch norm: γ (x - μ) / √(σ² + ε) + β, channel by channel."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    factor = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
+        factor = factor * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * factor
     if norm.bias is not None:
         shift = shift + norm.bias.detach().double()
-    return AffineMap(scale.reshape(-1, 1, 1, 1), shift, groups=len(scale))
+    return scale(factor, shift)
+
+
+def scale(factor: Tensor, shift: Tensor) -> AffineMap:
+    """The map y = factor x + shift, channel by channel."""
+    return AffineMap(factor.double().reshape(-1, 1, 1, 1), shift.double(), groups=len(factor))
+
+
+def average(channels: int, window: Window, device: torch.device) -> AffineMap:
+    """The map of an average pooling that counts what it pads."""
+    taps = window.kernel_size
+    kernel = torch.full((channels, 1, *taps), 1 / math.prod(taps), dtype=torch.float64)
+    bias = torch.zeros(channels, dtype=torch.float64)
+    return _on(window, kernel.to(device), bias.to(device), channels)
 
 
 def pad(first: AffineMap, padding: Padding) -> AffineMap:
-    """The map, followed by zero padding; negative amounts crop.
+    """The map, followed by zero padding; negative amounts crop."""
+    return replace(first, padding=first.window.padded(padding).padding)
 
-    On the infinite plane this only shifts the output, by `stride` input pixels for each pixel.
-    """
-    (height, width), (left, right, top, bottom) = first.stride, first.padding
-    moved = (
-        left + width * padding[0],
-        right + width * padding[1],
-        top + height * padding[2],
-        bottom + height * padding[3],
-    )
-    return replace(first, padding=moved)
+
+def select(first: AffineMap, start: int, stop: int) -> AffineMap:
+    """The output channels start..stop-1 of a map."""
+    dense = regroup(first, 1)
+    sides = {name: matrix[start:stop] for name, matrix in first.sides.items()}
+    return replace(dense, kernel=dense.kernel[start:stop], bias=first.bias[start:stop], sides=sides)
+
+
+def add_side(first: AffineMap, name: str, channels: int) -> AffineMap:
+    """The map plus a side input of as many channels, or of one channel for all."""
+    own = first.kernel.new_ones(first.out_channels, 1)
+    matrix = own if channels == 1 else torch.diag(own[:, 0])
+    known = first.sides.get(name)
+    return replace(first, sides={**first.sides, name: matrix if known is None else known + matrix})
 
 
 def compose(first: AffineMap, second: AffineMap) -> AffineMap:
-    """The map x -> second(first(x)).
-
-    Strides multiply; tap offsets are d₁ u + s₁ d₂ v on a grid of their gcd; P = P₁ + s₁ P₂;
-    groups = gcd(g₁, g₂); b = b₂ + Σ K₂ b₁.
-    """
+    """The map x -> second(first(x)): see `windows.compose`; groups gcd(g₁, g₂), b = b₂ + ΣK₂b₁."""
     groups = math.gcd(first.groups, second.groups)
     inner, outer = _by_group(first, groups), _by_group(second, groups)
-    grids = [_Grid.of(first, second, axis) for axis in (0, 1)]
-    shape = (groups, outer.shape[1], inner.shape[2], grids[0].length, grids[1].length)
-    kernel = inner.new_zeros(shape)
+    down, across = (Grid.of(first.window, second.window, axis) for axis in (0, 1))
+    kernel = inner.new_zeros(groups, outer.shape[1], inner.shape[2], down.length, across.length)
     for v_h in range(outer.shape[3]):
         for v_w in range(outer.shape[4]):
             product = torch.einsum("gom,gmihw->goihw", outer[..., v_h, v_w], inner)
-            kernel[..., grids[0].taps(v_h), grids[1].taps(v_w)] += product
-    bias = second.bias + torch.einsum(
-        "gomhw,gm->go", outer, first.bias.reshape(groups, -1)
-    ).reshape(-1)
-    return AffineMap(
+            kernel[..., down.taps(v_h), across.taps(v_w)] += product
+    total = outer.sum((3, 4))
+    through = {name: _apply(total, matrix) for name, matrix in first.sides.items()}
+    return _on(
+        windows.compose(first.window, second.window),
         kernel.flatten(0, 1),
-        bias,
-        (first.stride[0] * second.stride[0], first.stride[1] * second.stride[1]),
-        pad(first, second.padding).padding,
-        (grids[0].step, grids[1].step),
+        second.bias + _apply(total, first.bias[:, None])[:, 0],
         groups,
+        _sum_of_sides([through, second.sides]),
     )
 
 
 def add(first: AffineMap, second: AffineMap) -> AffineMap:
-    """The map x -> first(x) + second(x), for maps of equal stride.
-
-    Kernels are aligned by their left paddings (not their centres) and embedded in the union of
-    their extents.
-    """
-    if first.stride != second.stride:
-        raise ValueError(f"strides differ: {first.stride} and {second.stride}")
+    """The map x -> first(x) + second(x), for maps of equal stride: see `windows.union`."""
     groups = math.gcd(first.groups, second.groups)
-    unions = [_Union.of(first, second, axis) for axis in (0, 1)]
-    kernel = first.kernel.new_zeros(
-        first.out_channels, first.in_channels // groups, unions[0].length, unions[1].length
+    window = windows.union(first.window, second.window)
+    kernel = _embed(first, groups, window) + _embed(second, groups, window)
+    sides = _sum_of_sides([first.sides, second.sides])
+    return _on(window, kernel, first.bias + second.bias, groups, sides)
+
+
+def concatenate(terms: Sequence[AffineMap]) -> AffineMap:
+    """The map x -> the outputs of all terms, of equal stride, stacked along the channels."""
+    window = reduce(windows.union, (term.window for term in terms))
+    kernel = torch.cat([_embed(term, 1, window) for term in terms])
+    ends = [sum(term.out_channels for term in terms[: place + 1]) for place in range(len(terms))]
+    stacked: list[Mapping[str, Tensor]] = []
+    for term, end in zip(terms, ends, strict=True):
+        rows = slice(end - term.out_channels, end)
+        stacked.append({name: _rows(m, rows, ends[-1]) for name, m in term.sides.items()})
+    bias = torch.cat([term.bias for term in terms])
+    return _on(window, kernel, bias, 1, _sum_of_sides(stacked))
+
+
+def regroup(term: AffineMap, groups: int) -> AffineMap:
+    """The same map in fewer groups, or in more where its kernel is block-diagonal."""
+    if groups % term.groups:
+        return replace(term, kernel=_by_group(term, groups).flatten(0, 1), groups=groups)
+    blocks = groups // term.groups
+    out, per_group, *taps = term.kernel.shape
+    coarse = term.kernel.reshape(
+        term.groups, blocks, out // groups, blocks, per_group // blocks, *taps
     )
-    for place, term in enumerate((first, second)):
-        grouped = _by_group(term, groups).flatten(0, 1)
-        kernel[..., unions[0].taps[place], unions[1].taps[place]] += grouped
-    padding = (unions[1].before, unions[1].after, unions[0].before, unions[0].after)
-    steps = (unions[0].step, unions[1].step)
-    return AffineMap(kernel, first.bias + second.bias, first.stride, padding, steps, groups)
+    diagonal = torch.arange(blocks, device=coarse.device)
+    kernel = coarse[:, diagonal, :, diagonal].transpose(0, 1).flatten(0, 2)
+    return replace(term, kernel=kernel, groups=groups)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Where the taps of a composition lie along one axis, in steps of `step` pixels."""
-
-    step: int
-    length: int
-    inner: slice
-    outer_step: int
-
-    @classmethod
-    def of(cls, first: AffineMap, second: AffineMap, axis: int) -> _Grid:
-        taps_1, taps_2 = first.kernel.shape[2 + axis], second.kernel.shape[2 + axis]
-        spacing_1 = first.dilation[axis]
-        spacing_2 = first.stride[axis] * second.dilation[axis]
-        step = _grid_step((spacing_1, taps_1), (spacing_2, taps_2))
-        extent_1 = spacing_1 * (taps_1 - 1)
-        extent = extent_1 + spacing_2 * (taps_2 - 1)
-        inner = slice(0, extent_1 // step + 1, max(spacing_1 // step, 1))
-        return cls(step, extent // step + 1, inner, spacing_2 // step if taps_2 > 1 else 0)
-
-    def taps(self, outer: int) -> slice:
-        shift = outer * self.outer_step
-        return slice(shift, shift + self.inner.stop, self.inner.step)
+def _on(
+    window: Window,
+    kernel: Tensor,
+    bias: Tensor,
+    groups: int,
+    sides: Mapping[str, Tensor] | None = None,
+) -> AffineMap:
+    return AffineMap(
+        kernel, bias, window.stride, window.padding, window.dilation, groups, sides or {}
+    )
 
 
-@dataclass(frozen=True)
-class _Union:
-    """How two kernels lie in the union of their extents along one axis."""
-
-    step: int
-    length: int
-    before: int
-    after: int
-    taps: tuple[slice, slice]
-
-    @classmethod
-    def of(cls, first: AffineMap, second: AffineMap, axis: int) -> _Union:
-        befores = [_padding(term, axis)[0] for term in (first, second)]
-        afters = [_padding(term, axis)[1] for term in (first, second)]
-        taps = [term.kernel.shape[2 + axis] for term in (first, second)]
-        spacings = [term.dilation[axis] for term in (first, second)]
-        step = _grid_step(*zip(spacings, taps, strict=True), (abs(befores[0] - befores[1]), 2))
-        extents = [d * (k - 1) for d, k in zip(spacings, taps, strict=True)]
-        before = max(befores)
-        # The last tap lies at extent - before; the output stops as that of the shorter term does.
-        reach = max(e - b for e, b in zip(extents, befores, strict=True))
-        after = reach + min(a - (e - b) for a, e, b in zip(afters, extents, befores, strict=True))
-        places = [
-            slice(
-                (before - b) // step,
-                (before - b + e) // step + 1,
-                max(d // step, 1),
-            )
-            for b, e, d in zip(befores, extents, spacings, strict=True)
-        ]
-        return cls(step, (before + reach) // step + 1, before, after, (places[0], places[1]))
+def _embed(term: AffineMap, groups: int, window: Window) -> Tensor:
+    """The kernel, in as many groups, placed in a larger window of the same stride."""
+    down, across = (Union.of(window, term.window, axis).taps[1] for axis in (0, 1))
+    shape = (term.out_channels, term.in_channels // groups, *window.kernel_size)
+    kernel = term.kernel.new_zeros(shape)
+    kernel[..., down, across] = regroup(term, groups).kernel
+    return kernel
 
 
-def _grid_step(*spacings: tuple[int, int]) -> int:
-    """The gcd of the spacings of more than one tap, 1 if there is none."""
-    return math.gcd(*(spacing for spacing, taps in spacings if taps > 1)) or 1
+def _apply(total: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply by a block-diagonal matrix, given as (groups, out / groups, in / groups)."""
+    grouped = matrix.reshape(len(total), -1, matrix.shape[1])
+    return torch.einsum("gom,gmv->gov", total, grouped).flatten(0, 1)
 
 
-def _padding(term: AffineMap, axis: int) -> tuple[int, int]:
-    left, right, top, bottom = term.padding
-    return (top, bottom) if axis == 0 else (left, right)
+def _rows(matrix: Tensor, rows: slice, height: int) -> Tensor:
+    placed = matrix.new_zeros(height, matrix.shape[1])
+    placed[rows] = matrix
+    return placed
+
+
+def _sum_of_sides(terms: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    total: dict[str, Tensor] = {}
+    for term in terms:
+        for name, matrix in term.items():
+            total[name] = total[name] + matrix if name in total else matrix
+    return total
 
 
 def _by_group(term: AffineMap, groups: int) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from layermerge.activations import ACTIVATION_NAMES
 from layermerge.errors import InputError, UnsupportedModelError
 from layermerge.model_checks import check_model
-from layermerge.operations import ACTIVATION_NAMES, classify
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -60,7 +60,6 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> fx.GraphModule:
     actual = _record_shapes(captured, probe)
     _check_capture(expected, actual)
     _check_batched(captured)
-    classify(captured)
     return captured
 
 

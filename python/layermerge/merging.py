@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,22 +14,45 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from layermerge.arithmetic import (
+    SCALE,
+    TO_CHANNELS_FIRST,
+    TO_CHANNELS_LAST,
+    device_of,
+    scale_and_shift,
+)
+from layermerge.channels import follow_channels
 from layermerge.composition import (
     AffineMap,
     add,
+    add_side,
+    average,
     compose,
+    concatenate,
     from_batch_norm,
     from_convolution,
     identity,
     pad,
+    regroup,
+    scale,
+    select,
 )
+from layermerge.convolutions import pair
+from layermerge.dataflow import Kind, Node, Operation
 from layermerge.errors import TrainingError, VerificationError
 from layermerge.graph import graph_arguments
 from layermerge.model_checks import check_evaluation_mode
-from layermerge.network import Padding
-from layermerge.operations import Kind, Operation, operation
-from layermerge.regions import batch_norm, convolution, pair, region_between
+from layermerge.regions import batch_norm, layer_module, region_between
 from layermerge.rewriting import Rewriting, example_tensors, rewriting_of
+from layermerge.values import (
+    annotate,
+    channels_of,
+    is_channels_last,
+    operation,
+    side_of,
+    sources_of,
+)
+from layermerge.windows import Padding
 
 VERIFICATION_KEY = "layermerge_verification"
 FLOAT64_TOLERANCE = 1e-10
@@ -154,43 +179,110 @@ def merge_unverified(rewritten: fx.GraphModule) -> fx.GraphModule:
 
 
 def _merge_segment(merged: fx.GraphModule, entry: fx.Node, exit: fx.Node) -> fx.Node:
-    """Replace the nodes of a segment by one convolution; return its node."""
+    """Replace the nodes of a segment by one convolution; return the node of its value."""
+    if exit is entry:
+        return exit
     nodes = region_between(entry, exit)
-    last = [node for node in nodes if operation(node).kind is Kind.LAYER][-1]
-    name, dtype = str(last.target), convolution(merged, last).weight.dtype
-    conv, padding = _to_convolution(_affine_map(merged, entry, nodes))
-    merged.set_submodule(name, conv.to(dtype=dtype))
-    with merged.graph.inserting_before(nodes[0]):
-        source = merged.graph.call_function(F.pad, (entry, padding)) if padding else entry
-        node = merged.graph.call_module(name, (source,))
-    node.meta.update(exit.meta, operation=Operation(Kind.LAYER, "conv2d"))
-    exit.replace_all_uses_with(node)
-    for old in reversed(nodes):
-        merged.graph.erase_node(old)
-    return node
+    layers = [node for node in nodes if operation(node).kind is Kind.LAYER]
+    if not layers:
+        return exit
+    name, dtype = str(layers[-1].target), layer_module(merged, layers[-1]).weight.dtype
+    result = _affine_map(merged, entry, nodes)
+    value = _Writer(merged, nodes[-1]).convolution(name, entry, result, dtype)
+    value.meta.update(exit.meta)
+    annotate(value, Operation(Kind.LAYER, "conv2d"), value.all_input_nodes[:1])
+    exit.replace_all_uses_with(value)
+    merged.graph.eliminate_dead_code()
+    return value
+
+
+class _Writer:
+    """Writes a merged convolution into a graph, in front of the node that it replaces."""
+
+    def __init__(self, merged: fx.GraphModule, place: fx.Node) -> None:
+        self.merged = merged
+        self.place = place
+
+    def convolution(
+        self, name: str, entry: fx.Node, result: AffineMap, dtype: torch.dtype
+    ) -> fx.Node:
+        """Pad, convolve and add the side inputs; images with channels last are turned."""
+        value = entry
+        if is_channels_last(entry):
+            value = self._call(torch.permute, value, TO_CHANNELS_FIRST)
+        conv, padding = _to_convolution(result)
+        if padding:
+            value = self._call(F.pad, value, padding)
+        self.merged.set_submodule(name, conv.to(dtype=dtype))
+        with self.merged.graph.inserting_before(self.place):
+            value = self.merged.graph.call_module(name, (value,))
+        for place, (side, matrix) in enumerate(result.sides.items()):
+            value = self._add_side(f"{name}_side_{place}", value, side, matrix.to(dtype))
+        if is_channels_last(self.place):
+            value = self._call(torch.permute, value, TO_CHANNELS_LAST)
+        return value
+
+    def _add_side(self, name: str, value: fx.Node, side: str, matrix: Tensor) -> fx.Node:
+        conv = nn.Conv2d(matrix.shape[1], matrix.shape[0], 1, bias=False).to(matrix)
+        with torch.no_grad():
+            conv.weight.copy_(matrix[:, :, None, None])
+        self.merged.add_submodule(name, conv.eval())
+        source = next(node for node in self.merged.graph.nodes if node.name == side)
+        with self.merged.graph.inserting_before(self.place):
+            term = self.merged.graph.call_module(name, (source,))
+        return self._call(operator.add, value, term)
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
+        with self.merged.graph.inserting_before(self.place):
+            return self.merged.graph.call_function(function, args)
 
 
 def _affine_map(merged: fx.GraphModule, entry: fx.Node, nodes: tuple[fx.Node, ...]) -> AffineMap:
     """Follow the value of `entry` through a rewritten segment."""
-    conv = next(node for node in nodes if operation(node).kind is Kind.LAYER)
-    device = convolution(merged, conv).weight.device
-    maps = {entry: identity(entry.meta["shape"][1], device)}
+    channels = channels_of(entry)
+    maps = {entry: identity(channels, device_of(merged))}
     for node in nodes:
-        maps[node] = _follow(merged, node, [maps[source] for source in node.all_input_nodes])
-    return maps[nodes[-1]]
+        maps[node] = _follow(merged, node, [maps[source] for source in sources_of(node)])
+    described = [_node(node) for node in nodes]
+    support = follow_channels(described, entry.name, channels)[nodes[-1].name]
+    return regroup(maps[nodes[-1]], support.groups(channels))
+
+
+def _node(node: fx.Node) -> Node:
+    sources = tuple(source.name for source in sources_of(node))
+    return Node(node.name, operation(node), sources, channels_of(node), (0, 0))
 
 
 def _follow(merged: fx.GraphModule, node: fx.Node, sources: list[AffineMap]) -> AffineMap:
-    kind = operation(node).kind
-    if kind is Kind.LAYER:
-        return compose(sources[0], from_convolution(convolution(merged, node)))
-    if kind is Kind.NORM:
-        return compose(sources[0], from_batch_norm(batch_norm(merged, node)))
-    if kind is Kind.SUM:
-        return add(sources[0], sources[-1])
-    if node.target is F.pad:
-        return pad(sources[0], cast(Padding, node.args[1]))
-    return sources[0]
+    found = operation(node)
+    match found.kind:
+        case Kind.LAYER:
+            return compose(sources[0], from_convolution(layer_module(merged, node)))
+        case Kind.NORM:
+            return compose(sources[0], _norm_map(merged, node))
+        case Kind.SUM:
+            return add(sources[0], sources[-1])
+        case Kind.CONCAT:
+            return concatenate(sources)
+        case Kind.SLICE:
+            return select(sources[0], *found.channels)
+        case Kind.POOL:
+            device = sources[0].kernel.device
+            return compose(sources[0], average(channels_of(node), found.window, device))
+        case Kind.PAD:
+            return pad(sources[0], found.window.padding)
+        case Kind.SIDE:
+            side = side_of(node)
+            assert side is not None
+            return add_side(sources[0], side.name, channels_of(side))
+        case _:
+            return sources[0]
+
+
+def _norm_map(merged: fx.GraphModule, node: fx.Node) -> AffineMap:
+    if operation(node).name == SCALE:
+        return scale(*scale_and_shift(merged, node, channels_of(node)))
+    return from_batch_norm(batch_norm(merged, node))
 
 
 def _to_convolution(result: AffineMap) -> tuple[nn.Conv2d, Padding | None]:

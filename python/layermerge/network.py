@@ -1,8 +1,8 @@
 """The intermediate representation: what a traced model offers to merge, free of torch.
 
 Positions 0..L lie between the L layers. A segment (i, j] is a single-entry single-exit region of
-the data-flow graph that holds exactly the layers i+1..j and is affine once its inner activations
-are gone. Values of the graph are referred to by node name.
+the data-flow graph that holds exactly the layers i+1..j and is affine once what is removable in it
+is gone. Values of the graph are referred to by node name.
 """
 
 from __future__ import annotations
@@ -10,19 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
-Size = tuple[int, int]
-"""Height and width, in pixels or taps."""
-
-Padding = tuple[int, int, int, int]
-"""Pixels added at the (left, right, top, bottom), in the order of `torch.nn.functional.pad`."""
+from layermerge.dataflow import Node
+from layermerge.windows import Padding, Size
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution with what belongs to it.
+    """A convolution with what belongs to it. A linear layer at every pixel counts as a 1x1 one.
 
     Attributes
     ----------
@@ -30,6 +27,8 @@ class Layer:
         Place on the axis, 1..L.
     name : str
         Qualified name of the convolution module.
+    padding : (int, int, int, int)
+        Its own, and that of a padding right in front of it.
     activation : str or None
         Kind of the activation at the boundary after this layer.
     weight_l1 : float
@@ -66,12 +65,11 @@ class Layer:
         return self.groups == self.in_channels == self.out_channels and self.groups > 1
 
     @property
-    def growth(self) -> Size:
-        """Growth d(k - 1) of a merged kernel, before the strides that precede the layer."""
-        return (
-            self.dilation[0] * (self.kernel_size[0] - 1),
-            self.dilation[1] * (self.kernel_size[1] - 1),
-        )
+    def flops(self) -> int:
+        """Multiply-adds x 2 for one image (bias left out)."""
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        weights = taps * self.in_channels // self.groups * self.out_channels
+        return 2 * weights * self.output_size[0] * self.output_size[1]
 
 
 @dataclass(frozen=True)
@@ -84,27 +82,35 @@ class Segment:
         The segment holds the layers start+1..end.
     entry, exit : str
         Graph nodes: the one value that enters, and the value that the merged convolution computes.
-    jumps : tuple of (int, int)
-        For each layer, the product of the strides between the entry and its input.
+    nodes : tuple of str
+        What lies between, the exit included, in topological order.
     input_size, output_size : (int, int)
         Height and width at entry and exit.
     is_sum : bool
         Whether a residual addition follows the exit.
     activation : str or None
         Kind of the activation that follows (after that addition, if there is one).
+    tail : tuple of str
+        Removable barriers that a plan with this segment pays for: they lie behind its layers and
+        neither inside it nor in another segment of the plan.
+    is_droppable : bool
+        Whether the identity may stand in for it: no later addition combines its value with one
+        that bypasses it.
     """
 
     start: int
     end: int
     entry: str
     exit: str
+    nodes: tuple[str, ...]
     in_channels: int
     out_channels: int
     input_size: Size
     output_size: Size
-    jumps: tuple[Size, ...]
     is_sum: bool
     activation: str | None
+    tail: tuple[str, ...] = ()
+    is_droppable: bool = False
 
     @property
     def indices(self) -> range:
@@ -114,7 +120,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Barrier:
-    """An operation that no segment contains. It costs latency and offers no choice.
+    """An operation whose latency is in no candidate's convolution.
 
     Attributes
     ----------
@@ -125,13 +131,17 @@ class Barrier:
     position : int
         The last position that it comes after.
     reason : str
-        Why it stops a merge.
+        Why it stops a merge; empty if it does not.
+    is_removable : bool
+        Whether segments contain it, so that a plan pays for it only where it stays: see
+        `Segment.tail`. Otherwise every plan pays.
     """
 
     name: str
     kind: str
     position: int
     reason: str
+    is_removable: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,16 +159,22 @@ class Network:
 
     Attributes
     ----------
+    nodes : tuple of Node
+        The operations inside segments, in topological order.
     blocked : tuple of str or None
         For each inner position 1..L-1, why no segment crosses it, or None when one does.
+    remove : tuple of str
+        What may be removed, of `layermerge.dataflow.REMOVABLE`.
     """
 
     name: str
     inputs: tuple[InputSpec, ...]
     layers: tuple[Layer, ...]
+    nodes: tuple[Node, ...]
     segments: tuple[Segment, ...]
     barriers: tuple[Barrier, ...]
     blocked: tuple[str | None, ...]
+    remove: tuple[str, ...] = ("activation",)
 
     @property
     def num_layers(self) -> int:
@@ -169,13 +185,23 @@ class Network:
         """The layers inside a segment."""
         return self.layers[segment.start : segment.end]
 
+    def nodes_of(self, segment: Segment) -> tuple[Node, ...]:
+        """The operations inside a segment, in topological order."""
+        return tuple(self._nodes_by_name[name] for name in segment.nodes)
+
+    @cached_property
+    def _nodes_by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the structure (not of the weights): equal for networks that share every table."""
-        document = asdict(self)
-        document.pop("name")
-        for layer in document["layers"]:
-            layer.pop("weight_l1")
+        layers = [asdict(replace(layer, weight_l1=0.0)) for layer in self.layers]
+        nodes = [(node.name, node.kind.value, *node.sources) for node in self.nodes]
+        segments = [(segment.start, segment.end, segment.exit) for segment in self.segments]
+        barriers = [(barrier.name, barrier.kind) for barrier in self.barriers]
+        inputs = [asdict(spec) for spec in self.inputs]
+        document = [inputs, layers, nodes, segments, barriers]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
     def explain(self) -> str:

@@ -3,88 +3,87 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Collection
 from typing import Any
 
 from torch import fx, nn
 
+from layermerge.activations import activation_of
+from layermerge.arithmetic import classify_function
+from layermerge.convolutions import window_of
+from layermerge.dataflow import NONLINEAR, REMOVABLE, Kind, Operation
 from layermerge.errors import InputError
+from layermerge.gates import mark_gates
+from layermerge.sampling import classify_pool, padding_operation
+from layermerge.values import annotate, is_channels_last, operation, shape_of
 
-
-class Kind(Enum):
-    """What a node means for merging."""
-
-    LAYER = "layer"
-    NORM = "norm"
-    ACTIVATION = "activation"
-    SUM = "sum"
-    IDENTITY = "identity"
-    BARRIER = "barrier"
-
-
-@dataclass(frozen=True)
-class Operation:
-    """The kind of a node, its name in words and, for a barrier, why it is one."""
-
-    kind: Kind
-    name: str
-    reason: str = ""
-
-
-_ACTIVATION_MODULES: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.SiLU: "silu",
-    nn.Hardswish: "hardswish",
-    nn.Hardsigmoid: "hardsigmoid",
-    nn.GELU: "gelu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.PReLU: "prelu",
-    nn.ELU: "elu",
-    nn.Sigmoid: "sigmoid",
-    nn.Tanh: "tanh",
-    nn.Mish: "mish",
-}
-_MODULES_OF_KIND = {kind: module for module, kind in _ACTIVATION_MODULES.items()}
-ACTIVATION_NAMES = frozenset(_MODULES_OF_KIND)
 _IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_STOCHASTIC_DEPTH = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock2D")
+_STATISTIC_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
 
 
-def activation_module(kind: str) -> nn.Module:
-    """A module that computes the activation named `kind`, such as ``"relu6"``."""
-    if kind not in _MODULES_OF_KIND:
-        known = ", ".join(sorted(_MODULES_OF_KIND))
-        raise InputError(f"activation must be one of {known}; got {kind!r}")
-    return _MODULES_OF_KIND[kind]()
+def classify(captured: fx.GraphModule, remove: Collection[str] = ("activation",)) -> None:
+    """Record the operation of every node, which `operation` returns; shapes must be recorded.
 
+    Parameters
+    ----------
+    captured : torch.fx.GraphModule
+    remove : collection of str
+        What may be removed, of `layermerge.dataflow.REMOVABLE`.
 
-def operation(node: fx.Node) -> Operation:
-    """What a node of a captured graph means for merging."""
-    found = node.meta.get("operation")
-    return found if isinstance(found, Operation) else Operation(Kind.BARRIER, node.op)
-
-
-def classify(captured: fx.GraphModule) -> None:
-    """Record the operation of every node, which `operation` returns; shapes must be recorded."""
+    Raises
+    ------
+    InputError
+        If `remove` names anything else.
+    """
+    kinds = removable_kinds(remove)
     calls = Counter(node.target for node in captured.graph.nodes if node.op == "call_module")
     for node in captured.graph.nodes:
         if node.op in ("call_module", "call_function", "call_method"):
-            node.meta["operation"] = _classify_node(captured, node, calls)
+            annotate(node, *_classify_node(captured, node, calls))
+    mark_gates(captured)
+    for node in captured.graph.nodes:
+        found = operation(node)
+        if found.kind in NONLINEAR and found.kind not in kinds:
+            annotate(node, Operation(Kind.BARRIER, found.name, _how_to_remove(node, found)))
 
 
-def _classify_node(captured: fx.GraphModule, node: fx.Node, calls: Counter[Any]) -> Operation:
+def removable_kinds(remove: Collection[str]) -> frozenset[Kind]:
+    """What the words of `remove` stand for."""
+    words = (remove,) if isinstance(remove, str) else tuple(remove)
+    for word in words:
+        if word not in REMOVABLE:
+            raise InputError(
+                f"remove must name what may be removed, of {', '.join(REMOVABLE)}; got {word!r}"
+            )
+    return frozenset(REMOVABLE[word] for word in words)
+
+
+def _how_to_remove(node: fx.Node, found: Operation) -> str:
+    word = next(word for word, kind in REMOVABLE.items() if kind is found.kind)
+    return f"{found.name} at {node.name} stays (remove={word!r} lets it go)"
+
+
+Classified = tuple[Operation, list[fx.Node]] | tuple[Operation]
+
+
+def _classify_node(captured: fx.GraphModule, node: fx.Node, calls: Counter[Any]) -> Classified:
+    reason = node.meta.get("opaque_reason")
+    if reason:
+        return (Operation(Kind.BARRIER, _name_of(captured, node), str(reason)),)
     if node.op == "call_module":
-        return _classify_module(node, captured.get_submodule(str(node.target)), calls)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
-    if name in ACTIVATION_NAMES and len(node.all_input_nodes) == 1:
-        return Operation(Kind.ACTIVATION, name)
-    if name == "add":
-        return _classify_sum(node)
-    return Operation(Kind.BARRIER, name, f"{name} is not affine with one input and one output")
+        module = captured.get_submodule(str(node.target))
+        return (_classify_module(node, module, calls[node.target]),)
+    return classify_function(captured, node)
 
 
-def _classify_module(node: fx.Node, module: nn.Module, calls: Counter[Any]) -> Operation:
+def _name_of(captured: fx.GraphModule, node: fx.Node) -> str:
+    if node.op == "call_module":
+        return type(captured.get_submodule(str(node.target))).__name__
+    return str(node.target)
+
+
+def _classify_module(node: fx.Node, module: nn.Module, calls: int) -> Operation:
     found = _classify_unhooked(node, module, calls)
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     if not hooks or found.kind is Kind.BARRIER:
@@ -94,33 +93,68 @@ def _classify_module(node: fx.Node, module: nn.Module, calls: Counter[Any]) -> O
     return Operation(Kind.BARRIER, found.name, reason)
 
 
-def _classify_unhooked(node: fx.Node, module: nn.Module, calls: Counter[Any]) -> Operation:
+def _classify_unhooked(node: fx.Node, module: nn.Module, calls: int) -> Operation:
     name = type(module).__name__
-    if isinstance(module, nn.Conv2d):
-        reason = _why_no_layer(node, module, calls[node.target])
-        return Operation(Kind.BARRIER if reason else Kind.LAYER, "conv2d", reason)
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        return _classify_layer(node, module, calls)
     if isinstance(module, nn.BatchNorm2d):
         reason = _why_no_norm(node, module)
         return Operation(Kind.BARRIER if reason else Kind.NORM, "batch_norm", reason)
-    if type(module) in _ACTIVATION_MODULES:
-        return Operation(Kind.ACTIVATION, _ACTIVATION_MODULES[type(module)])
-    if isinstance(module, _IDENTITY_MODULES):
+    if activation := activation_of(module):
+        return Operation(Kind.ACTIVATION, activation)
+    if isinstance(module, _IDENTITY_MODULES) or name in _STOCHASTIC_DEPTH:
         return Operation(Kind.IDENTITY, name)
+    if isinstance(module, _STATISTIC_NORMS) or name in ("LayerNorm2d", "GroupNorm1"):
+        return _classify_statistic_norm(node, name)
+    if isinstance(module, nn.AvgPool2d):
+        settings = (module.kernel_size, module.stride, module.padding)
+        plain = not module.divisor_override
+        return classify_pool(node, *settings, is_plain=plain)
+    if isinstance(module, nn.ZeroPad2d):
+        left, right, top, bottom = module.padding
+        return padding_operation((left, right, top, bottom))
+    if isinstance(module, nn.ConvTranspose2d):
+        return Operation(Kind.BARRIER, name, f"transposed convolution at {node.target}")
     return Operation(Kind.BARRIER, name, f"{name} cannot be part of a convolution")
 
 
-def _why_no_layer(node: fx.Node, conv: nn.Conv2d, calls: int) -> str:
+def _classify_layer(node: fx.Node, module: nn.Conv2d | nn.Linear, calls: int) -> Operation:
+    name = "conv2d" if isinstance(module, nn.Conv2d) else "linear"
+    reason = _why_no_layer(node, module, calls)
+    if reason:
+        return Operation(Kind.BARRIER, name, reason)
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    return Operation(Kind.LAYER, name, window=window_of(module), groups=groups)
+
+
+def _why_no_layer(node: fx.Node, module: nn.Conv2d | nn.Linear, calls: int) -> str:
+    kind = "convolution" if isinstance(module, nn.Conv2d) else "linear layer"
     if calls > 1:
-        return f"convolution {node.target} is called {calls} times"
-    if conv.padding_mode != "zeros":
-        return f"padding_mode={conv.padding_mode} at {node.target}"
-    overridden = (
-        type(conv).forward is not nn.Conv2d.forward
-        or type(conv)._conv_forward is not nn.Conv2d._conv_forward
-    )
-    if overridden:
-        return f"{type(conv).__name__} at {node.target} has a forward of its own"
+        return f"{kind} {node.target} is called {calls} times"
+    if isinstance(module, nn.Linear):
+        if not is_channels_last(node):
+            return f"linear layer {node.target} is not applied to the pixels of an image"
+        if type(module).forward is not nn.Linear.forward:
+            return f"{type(module).__name__} at {node.target} has a forward of its own"
+        return ""
+    if module.padding_mode != "zeros":
+        return f"padding_mode={module.padding_mode} at {node.target}"
+    if not _convolves_plainly(node, module):
+        return f"{type(module).__name__} at {node.target} has a forward of its own"
     return ""
+
+
+def _convolves_plainly(node: fx.Node, conv: nn.Conv2d) -> bool:
+    """Whether it convolves as its settings say; weight standardisation derives only the weight."""
+    if (
+        type(conv).forward is nn.Conv2d.forward
+        and type(conv)._conv_forward is nn.Conv2d._conv_forward
+    ):
+        return True
+    if type(conv).__name__ not in ("StdConv2d", "ScaledStdConv2d"):
+        return False
+    source = node.all_input_nodes[0].meta["shape"]
+    return window_of(conv).output_size(source[2:4]) == tuple(node.meta["shape"][2:4])
 
 
 def _why_no_norm(node: fx.Node, norm: nn.BatchNorm2d) -> str:
@@ -131,10 +165,7 @@ def _why_no_norm(node: fx.Node, norm: nn.BatchNorm2d) -> str:
     return ""
 
 
-def _classify_sum(node: fx.Node) -> Operation:
-    terms = node.args
-    is_plain = len(terms) == 2 and not node.kwargs and all(isinstance(t, fx.Node) for t in terms)
-    shapes = [term.meta.get("shape") for term in terms if isinstance(term, fx.Node)]
-    if is_plain and shapes[0] is not None and shapes[0] == shapes[1]:
-        return Operation(Kind.SUM, "add")
-    return Operation(Kind.BARRIER, "add", "addition of values of different shapes, or scaled")
+def _classify_statistic_norm(node: fx.Node, name: str) -> Operation:
+    if shape_of(node) is None or len(node.all_input_nodes) != 1:
+        return Operation(Kind.BARRIER, name, f"{name} is not applied to an image")
+    return Operation(Kind.STATISTIC_NORM, name)

@@ -17,7 +17,8 @@ import torch
 from torch import fx, nn
 
 from layermerge.budgeting import Comparison, plan_within_budget
-from layermerge.candidates import CandidateSpace, enumerate_candidates
+from layermerge.candidates import CandidateSpace
+from layermerge.enumeration import enumerate_candidates
 from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
 from layermerge.importance.estimation import (

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layermerge.dataflow import REMOVABLE
 from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError
-from layermerge.network import InputSpec, Network, Size
+from layermerge.network import InputSpec, Layer, Network
+from layermerge.windows import Size
 
 if TYPE_CHECKING:
     from layermerge.candidates import Candidate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
 class PlannedSegment:
-    """One step of a plan: layers start+1..end run as one convolution made of the `kept` ones."""
+    """One step of a plan: layers start+1..end run as one convolution made of the `kept` ones.
+
+    Attributes
+    ----------
+    kept : tuple of int
+        Empty, if the segment is dropped: its input stands in for its output.
+    activation, norm : str or None
+        Added behind the merged convolution; see `Candidate`.
+    """
 
     start: int
     end: int
@@ -29,6 +39,8 @@ class PlannedSegment:
     kept: tuple[int, ...]
     latency_ns: int = 0
     importance: float = 0.0
+    activation: str | None = None
+    norm: str | None = None
 
     @property
     def is_original(self) -> bool:
@@ -56,6 +68,8 @@ class Plan:
         What is proven about the objective, in words.
     provenance : mapping
         Versions, device, seeds: whatever is needed to get the plan again.
+    remove : tuple of str
+        What the network was traced to remove; see `trace`.
     """
 
     network_fingerprint: str
@@ -67,6 +81,7 @@ class Plan:
     importance: float = 0.0
     certificate: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    remove: tuple[str, ...] = ("activation",)
 
     def __post_init__(self) -> None:
         _check_integers("num_layers", self.num_layers)
@@ -94,8 +109,8 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         """Hash of the network and of what is kept of it: what compressed weights belong to."""
-        kept = [(segment.start, segment.end, segment.kept) for segment in self.segments]
-        text = json.dumps([self.network_fingerprint, kept])
+        parts = [(s.start, s.end, s.kept, s.activation, s.norm) for s in self.segments]
+        text = json.dumps([self.network_fingerprint, parts])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def explain(self) -> str:
@@ -109,23 +124,50 @@ class Plan:
 
 def original_plan(network: Network) -> Plan:
     """The plan that keeps every layer and every activation."""
-    segments = tuple(
-        PlannedSegment(layer.index - 1, layer.index, layer.kernel_size, (layer.index,))
-        for layer in network.layers
-    )
-    return Plan(network.fingerprint, network.num_layers, network.inputs, segments)
+    return _plan_of(network, map(_original, network.layers))
 
 
 def replace_segment(network: Network, candidate: Candidate) -> Plan:
     """The plan that keeps every layer but those that `candidate` replaces."""
-    outside = [
-        segment
-        for segment in original_plan(network).segments
-        if segment.end <= candidate.start or segment.start >= candidate.end
-    ]
-    changed = PlannedSegment(candidate.start, candidate.end, candidate.kernel_size, candidate.kept)
-    segments = sorted([*outside, changed], key=lambda segment: segment.start)
-    return Plan(network.fingerprint, network.num_layers, network.inputs, tuple(segments))
+    return plan_of(network, [candidate])
+
+
+def plan_of(network: Network, candidates: Iterable[Candidate]) -> Plan:
+    """The plan that these candidates make, without promises; other layers stay as they are."""
+    segments = [planned_segment(candidate) for candidate in candidates]
+    replaced = {layer for s in segments for layer in range(s.start + 1, s.end + 1)}
+    others = [_original(layer) for layer in network.layers if layer.index not in replaced]
+    return _plan_of(network, sorted([*segments, *others], key=lambda segment: segment.start))
+
+
+def planned_segment(
+    candidate: Candidate, latency_ns: int = 0, importance: float = 0.0
+) -> PlannedSegment:
+    """The step of a plan that a candidate is."""
+    return PlannedSegment(
+        candidate.start,
+        candidate.end,
+        candidate.kernel_size,
+        candidate.kept,
+        latency_ns,
+        importance,
+        candidate.activation,
+        candidate.norm,
+    )
+
+
+def _original(layer: Layer) -> PlannedSegment:
+    return PlannedSegment(layer.index - 1, layer.index, layer.kernel_size, (layer.index,))
+
+
+def _plan_of(network: Network, segments: Iterable[PlannedSegment]) -> Plan:
+    return Plan(
+        network.fingerprint,
+        network.num_layers,
+        network.inputs,
+        tuple(segments),
+        remove=network.remove,
+    )
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -152,10 +194,15 @@ def _parse(document: dict[str, Any]) -> Plan:
             tuple(segment["kept"]),
             segment["latency_ns"],
             segment["importance"],
+            segment["activation"],
+            segment["norm"],
         )
         for segment in document.pop("segments")
     )
-    return Plan(inputs=inputs, segments=segments, **document)
+    remove = tuple(document.pop("remove"))
+    if not set(remove) <= REMOVABLE.keys():
+        raise InputError(f"remove must be of {', '.join(REMOVABLE)}; got {list(remove)}")
+    return Plan(inputs=inputs, segments=segments, remove=remove, **document)
 
 
 def _check_integers(name: str, *values: object) -> None:
@@ -172,16 +219,18 @@ def _check_segment(segment: PlannedSegment, position: int) -> None:
             f"{position}: segments must be consecutive"
         )
     outside = [layer for layer in segment.kept if not segment.start < layer <= segment.end]
-    if outside or not segment.kept or list(segment.kept) != sorted(set(segment.kept)):
+    if outside or list(segment.kept) != sorted(set(segment.kept)):
         raise InputError(
-            f"segment ({segment.start}, {segment.end}] keeps {list(segment.kept)}: expected at "
-            f"least one of its layers {segment.start + 1}..{segment.end}, in order"
+            f"segment ({segment.start}, {segment.end}] keeps {list(segment.kept)}: expected "
+            f"layers of {segment.start + 1}..{segment.end}, in order"
         )
 
 
 def _describe(segment: PlannedSegment) -> str:
     if segment.is_original:
         return f"{segment.end:4d}        as it is"
+    if not segment.kept:
+        return f"{segment.start + 1:4d}..{segment.end:<4d}  -> nothing: its input passes through"
     height, width = segment.kernel_size
     removed = segment.end - segment.start - len(segment.kept)
     kept = ", ".join(map(str, segment.kept))
@@ -189,4 +238,5 @@ def _describe(segment: PlannedSegment) -> str:
         f"{segment.start + 1:4d}..{segment.end:<4d}  -> one {height}x{width} convolution from "
         f"layer{'s' if len(segment.kept) > 1 else ''} {kept}"
         + (f"; {removed} removed" if removed else "")
+        + "".join(f"; then {part}" for part in (segment.norm, segment.activation) if part)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -15,7 +14,7 @@ from layermerge.errors import InfeasibleError, InputError
 from layermerge.importance.scores import ImportanceScores
 from layermerge.latency.profile import LatencyProfile
 from layermerge.milliseconds import budget_from_ms, format_ms
-from layermerge.plan import Plan, PlannedSegment
+from layermerge.plan import Plan, planned_segment
 from layermerge.selection import Selection
 from layermerge.solver import solve
 from layermerge.tables import Entries, ImportanceTable, LatencyTable
@@ -105,7 +104,7 @@ def tabulate(
     measurements = [profile.convolutions[candidate.signature] for candidate in candidates]
     latency = LatencyTable(
         entries,
-        np.array([measurement.median_ns for measurement in measurements], np.int64),
+        np.array(list(map(profile.of, candidates)), np.int64),
         np.array([round(m.median_ns * m.spread) for m in measurements], np.int64),
     )
     kept = tuple(candidate.kept for candidate in candidates)
@@ -141,7 +140,7 @@ def make_plan(
     InfeasibleError
         If no plan is so fast; has the least whole-network latency.
     """
-    latency, importance, _ = tabulate(profile, scores, objective)
+    latency, importance, candidates = tabulate(profile, scores, objective)
     # calibration * (fixed + Σ T) <= budget
     available_ns = math.floor(budget_ns / profile.calibration) - profile.fixed_ns
     try:
@@ -155,7 +154,7 @@ def make_plan(
             "the search space (max_kernel, frozen, breaks)",
             least_ns,
         ) from None
-    return _plan(profile, selection, budget_ns)
+    return _plan(profile, selection, candidates, budget_ns)
 
 
 def predict_ns(profile: LatencyProfile, convolutions_ns: int) -> int:
@@ -174,18 +173,28 @@ def chosen_candidates(profile: LatencyProfile, plan: Plan) -> tuple[Candidate, .
     return tuple(by_place[s.start, s.end, s.kept] for s in plan.segments)
 
 
-def _plan(profile: LatencyProfile, selection: Selection, budget_ns: int) -> Plan:
+def _plan(
+    profile: LatencyProfile,
+    selection: Selection,
+    candidates: tuple[Candidate, ...],
+    budget_ns: int,
+) -> Plan:
+    chosen = {(c.start, c.end, c.kept): c for c in candidates}
     network = profile.space.network
     return Plan(
         network.fingerprint,
         network.num_layers,
         network.inputs,
-        tuple(_planned(selection)),
+        tuple(
+            planned_segment(chosen[e.start, e.end, e.kept], e.latency_ns, e.importance)
+            for e in selection.entries
+        ),
         budget_ns,
         predict_ns(profile, selection.latency_ns),
         selection.value,
         _certificate(selection),
         {"environment": str(profile.environment), "calibration": float(profile.calibration)},
+        network.remove,
     )
 
 
@@ -193,15 +202,3 @@ def _certificate(selection: Selection) -> str:
     if selection.optimal:
         return "proven: no plan within the budget has a larger total importance"
     return f"at most {selection.gap:.2%} below the largest total importance within the budget"
-
-
-def _planned(selection: Selection) -> Iterable[PlannedSegment]:
-    for entry in selection.entries:
-        yield PlannedSegment(
-            entry.start,
-            entry.end,
-            entry.kernel_size,
-            entry.kept,
-            entry.latency_ns,
-            entry.importance,
-        )

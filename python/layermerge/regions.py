@@ -6,14 +6,18 @@ import heapq
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import reduce
-from operator import and_, or_
+from operator import or_
 
 from torch import fx, nn
 
-from layermerge.network import Padding, Size
-from layermerge.operations import Kind, operation
+from layermerge.convolutions import LayerModule
+from layermerge.dataflow import NONLINEAR, Kind
+from layermerge.gates import parts_of
+from layermerge.values import operation, side_of, sources_of
+from layermerge.windows import Size
 
-_ABSORBABLE = frozenset({Kind.LAYER, Kind.NORM, Kind.ACTIVATION, Kind.SUM, Kind.IDENTITY})
+_STOPS = frozenset({Kind.BARRIER, Kind.PART})
+_NEEDS_LAYER_BEHIND = NONLINEAR | {Kind.POOL, Kind.PAD}
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,10 @@ def layer_nodes(captured: fx.GraphModule) -> list[fx.Node]:
     return [node for node in captured.graph.nodes if operation(node).kind is Kind.LAYER]
 
 
-def convolution(captured: fx.GraphModule, node: fx.Node) -> nn.Conv2d:
-    """The convolution module that a layer node calls."""
+def layer_module(captured: fx.GraphModule, node: fx.Node) -> LayerModule:
+    """The convolution, or the linear layer, that a layer node calls."""
     module = captured.get_submodule(str(node.target))
-    assert isinstance(module, nn.Conv2d)
+    assert isinstance(module, (nn.Conv2d, nn.Linear))
     return module
 
 
@@ -50,36 +54,26 @@ def batch_norm(captured: fx.GraphModule, node: fx.Node) -> nn.BatchNorm2d:
     return module
 
 
-def conv_padding(conv: nn.Conv2d) -> Padding:
-    """The (left, right, top, bottom) padding of a convolution, ``"same"`` and ``"valid"`` too."""
-    if conv.padding == "valid":
-        return (0, 0, 0, 0)
-    if conv.padding == "same":
-        total_h, total_w = (
-            d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)
-        )
-        return (total_w // 2, total_w - total_w // 2, total_h // 2, total_h - total_h // 2)
-    height, width = int(conv.padding[0]), int(conv.padding[1])
-    return (width, width, height, height)
-
-
-def pair(values: tuple[int, ...]) -> Size:
-    """A (height, width) pair out of a convolution's settings."""
-    return (values[0], values[1])
+def layer_input(node: fx.Node) -> fx.Node:
+    """The value that enters a layer: before the zero padding, if that serves the layer alone."""
+    (source,) = sources_of(node)
+    if operation(source).kind is Kind.PAD and len(source.users) == 1:
+        return layer_input(source)
+    return source
 
 
 def find_regions(captured: fx.GraphModule) -> Iterator[Region]:
-    """Find every region that holds consecutive layers and is affine once activations are gone.
+    """Find every region that holds consecutive layers and is affine without what is removable.
 
     Yields
     ------
     Region
         In the order of (start, end). Of the regions with the same layers, the largest that
-        removes no activation after its last layer.
+        removes nothing after its last layer; a single layer has only its norm with it.
     """
     search = _Search(captured)
     for start, first in enumerate(search.layers):
-        entry = first.all_input_nodes[0]
+        entry = layer_input(first)
         reachable = search.absorb(entry, start)
         for end in range(start + 1, len(search.layers) + 1):
             if search.layers[end - 1] not in reachable:
@@ -96,7 +90,7 @@ def region_between(entry: fx.Node, exit: fx.Node) -> tuple[fx.Node, ...]:
     node = entry
     while node is not exit:
         node = node.next
-        if any(source in descends for source in node.all_input_nodes):
+        if any(source in descends for source in sources_of(node)):
             descends.add(node)
             between.append(node)
     needed = _ancestors(exit, descends - {entry})
@@ -113,11 +107,6 @@ class _Search:
         self.layers = layer_nodes(captured)
         self.index = {node: place for place, node in enumerate(self.layers, start=1)}
         self.order = {node: place for place, node in enumerate(captured.graph.nodes)}
-        self.growing = sum(
-            1 << place
-            for node, place in self.index.items()
-            if max(convolution(captured, node).kernel_size) > 1
-        )
 
     def absorb(self, entry: fx.Node, start: int) -> dict[fx.Node, int]:
         """Collect, in topological order, what follows from `entry` alone, by affine operations.
@@ -127,20 +116,30 @@ class _Search:
         dict
             For each node, the layers between it and `entry`, all of them after position `start`.
         """
-        absorbed: dict[fx.Node, int] = {}
+        absorbed: dict[fx.Node, int] = {entry: 0}
+        jumps: dict[fx.Node, Size] = {entry: (1, 1)}
+        descends = {entry}
         frontier = [(self.order[user], user) for user in entry.users]
         heapq.heapify(frontier)
         while frontier:
             _, node = heapq.heappop(frontier)
-            sources = node.all_input_nodes
-            if node in absorbed or not all(s is entry or s in absorbed for s in sources):
+            if node in descends:
                 continue
-            branches = [absorbed.get(source, 0) for source in sources]
-            if self._is_absorbable(node, start) and not self._grow_in_parallel(branches):
+            descends.add(node)
+            sources = sources_of(node)
+            is_absorbed = (
+                all(source in absorbed for source in sources)
+                and self._is_absorbable(node, start, descends)
+                and len({jumps[source] for source in sources}) == 1
+            )
+            if is_absorbed:
                 own = 1 << self.index[node] if node in self.index else 0
-                absorbed[node] = reduce(or_, branches, own)
-                for user in node.users:
-                    heapq.heappush(frontier, (self.order[user], user))
+                absorbed[node] = reduce(or_, (absorbed[source] for source in sources), own)
+                stride, jump = operation(node).window.stride, jumps[sources[0]]
+                jumps[node] = (jump[0] * stride[0], jump[1] * stride[1])
+            for user in node.users:
+                heapq.heappush(frontier, (self.order[user], user))
+        del absorbed[entry]
         return absorbed
 
     def region_nodes(
@@ -152,34 +151,37 @@ class _Search:
             if reachable[exit] == wanted:
                 inside = _ancestors(exit, reachable)
                 nodes = tuple(node for node in reachable if node in inside)
-                if self._is_closed(nodes, inside):
+                if self._is_closed(nodes, inside, is_single=end - start == 1):
                     return nodes
         return ()
 
-    def _is_absorbable(self, node: fx.Node, start: int) -> bool:
+    def _is_absorbable(self, node: fx.Node, start: int, descends: Container[fx.Node]) -> bool:
         kind = operation(node).kind
-        return kind in _ABSORBABLE and (kind is not Kind.LAYER or self.index[node] > start)
+        if kind is Kind.SIDE and side_of(node) in descends:
+            return False
+        return kind not in _STOPS and (kind is not Kind.LAYER or self.index[node] > start)
 
-    def _grow_in_parallel(self, branches: list[int]) -> bool:
-        """Whether an addition joins two branches that both enlarge the kernel.
-
-        The merged kernel is then a union of extents, not the sum that enumeration counts on.
-        """
-        common = reduce(and_, branches)
-        return sum(bool(branch & ~common & self.growing) for branch in branches) > 1
-
-    def _is_closed(self, nodes: tuple[fx.Node, ...], inside: set[fx.Node]) -> bool:
-        """Whether only the exit is used outside, and each activation has a layer downstream."""
+    def _is_closed(
+        self, nodes: tuple[fx.Node, ...], inside: set[fx.Node], *, is_single: bool
+    ) -> bool:
+        """Whether only the exit is used outside, and what is removed has a layer downstream."""
+        own = inside.union(*(parts_of(node) for node in nodes))
         leads_to_layer: set[fx.Node] = set()
         for node in reversed(nodes):
-            if node is not nodes[-1] and not all(user in inside for user in node.users):
+            if node is not nodes[-1] and not all(user in own for user in node.users):
                 return False
             users = [user for user in node.users if user in inside]
             if any(user in self.index or user in leads_to_layer for user in users):
                 leads_to_layer.add(node)
-            elif operation(node).kind is Kind.ACTIVATION:
+            elif node not in self.index and not self._may_be_last(node, is_single):
                 return False
         return True
+
+    def _may_be_last(self, node: fx.Node, is_single: bool) -> bool:
+        kind = operation(node).kind
+        if is_single:
+            return kind is Kind.NORM and sources_of(node)[0] in self.index
+        return kind not in _NEEDS_LAYER_BEHIND
 
 
 def _ancestors(node: fx.Node, within: Container[fx.Node]) -> set[fx.Node]:
@@ -187,7 +189,7 @@ def _ancestors(node: fx.Node, within: Container[fx.Node]) -> set[fx.Node]:
     found = {node}
     stack = [node]
     while stack:
-        for source in stack.pop().all_input_nodes:
+        for source in sources_of(stack.pop()):
             if source in within and source not in found:
                 found.add(source)
                 stack.append(source)

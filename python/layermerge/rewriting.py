@@ -1,10 +1,4 @@
-"""Rewrite a model to a plan: a trainable network that merges exactly, parameter names kept.
-
-A rewritten segment pads once, at its entry, and convolves without padding. The border that a value
-carries in addition to its original extent is its *halo*. It follows from the exit backwards: 0
-there, s h + p in front of a convolution of stride s and padding p, and at a fork the largest that
-a branch asks for; the other branches crop.
-"""
+"""Rewrite a model to a plan: a trainable network that merges exactly, parameter names kept."""
 
 from __future__ import annotations
 
@@ -12,20 +6,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
+from layermerge.activations import activation_module
+from layermerge.dataflow import Kind, Node, Operation, Survivors, survivors
 from layermerge.errors import InputError, UnsupportedModelError
-from layermerge.graph import capture
+from layermerge.halo import move_padding
 from layermerge.model_checks import check_model
-from layermerge.network import InputSpec, Network, Padding, Size
-from layermerge.operations import Kind, operation
+from layermerge.network import InputSpec, Network, Segment
 from layermerge.plan import Plan, PlannedSegment
-from layermerge.regions import Region, conv_padding, convolution, find_regions, pair, region_between
-from layermerge.tracing import describe
+from layermerge.regions import region_between
+from layermerge.tracing import trace_graph
+from layermerge.values import annotate, operation
 
 META_KEY = "layermerge"
-_NO_PADDING: Padding = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,8 @@ def rewrite(model: nn.Module, plan: Plan) -> fx.GraphModule:
     Notes
     -----
     A residual branch that loses all its convolutions is dropped, so that the block becomes its
-    shortcut: keeping the emptied branch would double the value.
+    shortcut: keeping the emptied branch would double the value. Whether a plan that drops layers
+    keeps every shape is checked by a run on the example.
     """
     check_model(model)
     if not isinstance(plan, Plan):
@@ -77,15 +72,12 @@ def rewrite(model: nn.Module, plan: Plan) -> fx.GraphModule:
             f"plan must be a layermerge Plan, got {type(plan).__name__}: solve for one, or read "
             "one from a file with load_plan"
         )
-    captured = capture(model, example_tensors(plan.inputs, _device(model)))
-    found = tuple(find_regions(captured))
-    _check_plan(plan, describe(captured, plan.inputs, found))
-    regions = {(region.start, region.end): region for region in found}
-    now: dict[fx.Node, fx.Node] = {}
-    places = [
-        _rewrite_segment(captured, _lookup(regions, segment), segment, now)
-        for segment in plan.segments
-    ]
+    inputs = example_tensors(plan.inputs, _device(model))
+    traced = trace_graph(model, inputs, plan.remove)
+    _check_plan(plan, traced.network)
+    captured = traced.captured
+    writer = _Writer(captured, traced.network)
+    places = [writer.rewrite(segment) for segment in plan.segments]
     captured.graph.eliminate_dead_code()
     captured.delete_all_unused_submodules()
     captured.graph.lint()
@@ -135,137 +127,92 @@ def _check_plan(plan: Plan, network: Network) -> None:
             f"{plan.network_fingerprint}, that of {network.name} is {network.fingerprint}. Give "
             "the model that was traced, in the same configuration"
         )
-    dropped = set(range(1, network.num_layers + 1)).difference(plan.convolutions)
-    for layer in network.layers:
-        if layer.index in dropped and layer.is_irreducible:
+
+
+class _Writer:
+    """Rewrites segment after segment of one captured graph."""
+
+    def __init__(self, captured: fx.GraphModule, network: Network) -> None:
+        self.captured = captured
+        self.network = network
+        self.segments = {(segment.start, segment.end): segment for segment in network.segments}
+        self.nodes = {node.name: node for node in captured.graph.nodes}
+        """The node that computes each value now: a removed node's stand-in."""
+
+    def rewrite(self, planned: PlannedSegment) -> tuple[fx.Node, fx.Node]:
+        """Rewrite one segment; return its entry and exit."""
+        segment = self._lookup(planned)
+        entry = self.nodes[segment.entry]
+        if planned.is_original:
+            return entry, self.nodes[segment.exit]
+        nodes = self.network.nodes_of(segment)
+        left = survivors(nodes, segment.entry, planned.kept)
+        self._check_survivors(segment, planned, left)
+        norm = self.nodes[planned.norm] if planned.norm else None
+        self._remove(nodes, left)
+        exit = self.nodes[segment.exit]
+        remaining = region_between(entry, exit) if exit is not entry else ()
+        move_padding(self.captured, entry, remaining)
+        self._append(exit, planned, norm)
+        return entry, exit
+
+    def _lookup(self, planned: PlannedSegment) -> Segment:
+        found = self.segments.get((planned.start, planned.end))
+        if found is None:
+            raise UnsupportedModelError(
+                f"segment {planned.start}..{planned.end} of the plan cannot merge in this network"
+            )
+        return found
+
+    def _check_survivors(self, segment: Segment, planned: PlannedSegment, left: Survivors) -> None:
+        """Refuse a plan that takes away a layer which nothing can stand in for."""
+        if not planned.kept and not segment.is_droppable:
+            raise InputError(
+                f"the plan drops segment {segment.start}..{segment.end} whole, but a later "
+                "addition would then count its input twice: keep one of its layers"
+            )
+        by_name = {node.name: node for node in self.network.nodes_of(segment)}
+        shapes = {name: (node.channels, node.size) for name, node in by_name.items()}
+        shapes[segment.entry] = (segment.in_channels, segment.input_size)
+        read = [(segment.exit, left.exit)]
+        for node in left.nodes:
+            read += zip(by_name[node.name].sources, node.sources, strict=False)
+        if any(shapes[was] != shapes[now] for was, now in read):
+            layer = next(
+                layer
+                for layer in self.network.layers_of(segment)
+                if layer.is_irreducible and layer.index not in planned.kept
+            )
             raise InputError(
                 f"the plan drops layer {layer.index} ({layer.name!r}), which changes the channels "
                 "or the size, so that the identity cannot replace it: keep it in its segment"
             )
 
+    def _remove(self, nodes: tuple[Node, ...], left: Survivors) -> None:
+        for node in reversed(nodes):
+            if node.name in left.stand_ins:
+                gone, stand_in = self.nodes[node.name], self.nodes[left.stand_ins[node.name]]
+                gone.replace_all_uses_with(stand_in)
+                self.nodes[node.name] = stand_in
+        self.captured.graph.eliminate_dead_code()
 
-def _lookup(regions: dict[tuple[int, int], Region], segment: PlannedSegment) -> Region:
-    try:
-        return regions[segment.start, segment.end]
-    except KeyError:
-        raise UnsupportedModelError(
-            f"segment {segment.start}..{segment.end} of the plan cannot merge in this network"
-        ) from None
+    def _append(self, exit: fx.Node, planned: PlannedSegment, norm: fx.Node | None) -> None:
+        """Put the norm and the activation that the plan adds behind the exit."""
+        if exit is self.nodes[self.segments[planned.start, planned.end].entry]:
+            return
+        last = exit
+        if norm is not None:
+            target = str(norm.target)
+            last = self._insert_after(last, target, operation(norm))
+        if planned.activation:
+            target = f"activation_after_{planned.end}"
+            self.captured.add_submodule(target, activation_module(planned.activation).eval())
+            self._insert_after(last, target, Operation(Kind.ACTIVATION, planned.activation))
 
-
-def _rewrite_segment(
-    captured: fx.GraphModule,
-    region: Region,
-    planned: PlannedSegment,
-    now: dict[fx.Node, fx.Node],
-) -> tuple[fx.Node, fx.Node]:
-    """Rewrite one segment; return its entry and exit. `now` says what erased nodes became."""
-    entry = now.get(region.entry, region.entry)
-    if planned.is_original:
-        return entry, region.exit
-    layers = [node for node in region.nodes if operation(node).kind is Kind.LAYER]
-    kept = {layers[index - region.start - 1] for index in planned.kept}
-    now.update(_removals(entry, region.nodes, kept))
-    for node in reversed(region.nodes):
-        if node in now:
-            node.replace_all_uses_with(now[node])
-            captured.graph.erase_node(node)
-    exit = now.get(region.exit, region.exit)
-    _move_padding(captured, entry, region_between(entry, exit))
-    return entry, exit
-
-
-def _removals(
-    entry: fx.Node, nodes: tuple[fx.Node, ...], kept: set[fx.Node]
-) -> dict[fx.Node, fx.Node]:
-    """What stands in for each node that goes.
-
-    Activations go, and so do layers that are not kept, with their norms, and the terms of
-    additions that lost all their layers: those lead back to the fork of the branches.
-    """
-    became: dict[fx.Node, fx.Node] = {}
-    upstream: dict[fx.Node, set[fx.Node]] = {entry: {entry}}
-    for node in nodes:
-        sources = node.all_input_nodes
-        upstream[node] = {node}.union(*(upstream[source] for source in sources))
-        if operation(node).kind is Kind.SUM and len(sources) == 2:
-            left = [
-                term
-                for term, other in (sources, sources[::-1])
-                if not _is_emptied(upstream[term] - upstream[other], became)
-            ]
-            if len(left) < 2:
-                survivor = (left or sources)[-1]
-                became[node] = became.get(survivor, survivor)
-        elif _is_removed(node, kept):
-            became[node] = became.get(sources[0], sources[0])
-    return became
-
-
-def _is_removed(node: fx.Node, kept: set[fx.Node]) -> bool:
-    kind = operation(node).kind
-    if kind is Kind.NORM:
-        source = node.all_input_nodes[0]
-        return operation(source).kind is Kind.LAYER and source not in kept
-    return kind is Kind.ACTIVATION or (kind is Kind.LAYER and node not in kept)
-
-
-def _is_emptied(branch: set[fx.Node], became: dict[fx.Node, fx.Node]) -> bool:
-    """Whether a branch, the nodes between a fork and an addition, lost all its layers."""
-    return any(operation(node).kind is Kind.LAYER for node in branch) and all(
-        node in became or operation(node).kind is Kind.IDENTITY for node in branch
-    )
-
-
-def _move_padding(captured: fx.GraphModule, entry: fx.Node, nodes: tuple[fx.Node, ...]) -> None:
-    """Pad at the entry, convolve without padding, crop where a branch needs less."""
-    needs = _halo_needs(captured, nodes)
-    halo = {
-        source: _largest(need for (_, used), need in needs.items() if used is source)
-        for source in nodes[:-1]
-    }
-    for node in nodes:
-        if operation(node).kind is Kind.LAYER:
-            convolution(captured, node).padding = (0, 0)
-    for (user, source), need in needs.items():
-        border = need if source is entry else _minus(need, halo[source])
-        if border != _NO_PADDING:
-            with captured.graph.inserting_before(user):
-                padded = captured.graph.call_function(F.pad, (source, border))
-            user.replace_input_with(source, padded)
-
-
-def _halo_needs(
-    captured: fx.GraphModule, nodes: tuple[fx.Node, ...]
-) -> dict[tuple[fx.Node, fx.Node], Padding]:
-    """The halo that each node needs of each of its inputs."""
-    needs: dict[tuple[fx.Node, fx.Node], Padding] = {}
-    for node in reversed(nodes):
-        halo = _largest(needs[user, node] for user in node.users if (user, node) in needs)
-        if operation(node).kind is Kind.LAYER:
-            conv = convolution(captured, node)
-            halo = _through(halo, pair(conv.stride), conv_padding(conv))
-        for source in node.all_input_nodes:
-            needs[node, source] = halo
-    return needs
-
-
-def _through(halo: Padding, stride: Size, padding: Padding) -> Padding:
-    left, right, top, bottom = halo
-    height, width = stride
-    return (
-        left * width + padding[0],
-        right * width + padding[1],
-        top * height + padding[2],
-        bottom * height + padding[3],
-    )
-
-
-def _largest(halos: Iterable[Padding]) -> Padding:
-    left, right, top, bottom = (max(side) for side in zip(_NO_PADDING, *halos, strict=True))
-    return (left, right, top, bottom)
-
-
-def _minus(need: Padding, halo: Padding) -> Padding:
-    left, right, top, bottom = (n - h for n, h in zip(need, halo, strict=True))
-    return (left, right, top, bottom)
+    def _insert_after(self, node: fx.Node, target: str, found: Operation) -> fx.Node:
+        with self.captured.graph.inserting_after(node):
+            added = self.captured.graph.call_module(target, (node,))
+        added.meta["shape"] = node.meta["shape"]
+        node.replace_all_uses_with(added, delete_user_cb=lambda user: user is not added)
+        annotate(added, found, [node])
+        return added

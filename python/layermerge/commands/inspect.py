@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trace, enumerate and print."""
-    from layermerge.candidates import enumerate_candidates
+    from layermerge.enumeration import enumerate_candidates
     from layermerge.models import load_model
     from layermerge.tracing import trace
 

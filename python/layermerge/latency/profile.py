@@ -86,12 +86,14 @@ class LatencyProfile:
                 f"candidate {candidate.key} was not measured: the profile is of another candidate "
                 "space"
             )
-        return self.convolutions[candidate.signature].median_ns
+        tail_ns = sum(self.barriers[name].median_ns for name in candidate.tail)
+        return self.convolutions[candidate.signature].median_ns + tail_ns
 
     @property
     def fixed_ns(self) -> int:
-        """Latency of the barriers, which every plan pays."""
-        return sum(measurement.median_ns for measurement in self.barriers.values())
+        """Latency of the barriers that every plan pays."""
+        barriers = self.space.network.barriers
+        return sum(self.barriers[b.name].median_ns for b in barriers if not b.is_removable)
 
     @property
     def original_ns(self) -> int:

@@ -14,11 +14,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
+from layermerge.activations import activation_module
 from layermerge.candidates import Signature
 from layermerge.errors import InputError
 from layermerge.latency.protocol import Call
 from layermerge.network import Network
-from layermerge.operations import activation_module
 
 
 class MergedConvolution(nn.Module):

@@ -1,0 +1,72 @@
+"""What a layer's module computes: its window and the weight that it convolves with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from layermerge.windows import NO_PADDING, Padding, Size, Window
+
+LayerModule = nn.Conv2d | nn.Linear
+"""A convolution, or a linear layer that is applied to every pixel of an image (channels last)."""
+
+
+def window_of(module: LayerModule) -> Window:
+    """Which pixels the module sees."""
+    if isinstance(module, nn.Linear):
+        return Window()
+    return Window(
+        pair(module.kernel_size), pair(module.stride), conv_padding(module), pair(module.dilation)
+    )
+
+
+def weight_of(module: LayerModule) -> Tensor:
+    """The weight, of four dimensions, that the module convolves with.
+
+    A module with a forward of its own may derive it, as weight standardisation does: it is then
+    read off a call.
+    """
+    if isinstance(module, nn.Linear):
+        return module.weight.detach()[:, :, None, None]
+    if type(module).forward is nn.Conv2d.forward:
+        return module.weight.detach()
+    size = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    with torch.no_grad(), _Convolved() as seen:
+        module(module.weight.new_zeros(1, module.in_channels, *size))
+    return seen.weight.detach()
+
+
+class _Convolved(TorchFunctionMode):
+    """Keeps the weight of the convolution that runs."""
+
+    weight: Tensor
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        keywords = kwargs or {}
+        if func in (functional.conv2d, torch.conv2d):
+            self.weight = keywords["weight"] if "weight" in keywords else args[1]
+        return func(*args, **keywords)
+
+
+def conv_padding(conv: nn.Conv2d) -> Padding:
+    """The (left, right, top, bottom) padding of a convolution, ``"same"`` and ``"valid"`` too."""
+    if conv.padding == "valid":
+        return NO_PADDING
+    if conv.padding == "same":
+        total_h, total_w = (
+            d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)
+        )
+        return (total_w // 2, total_w - total_w // 2, total_h // 2, total_h - total_h // 2)
+    height, width = int(conv.padding[0]), int(conv.padding[1])
+    return (width, width, height, height)
+
+
+def pair(values: int | tuple[int, ...]) -> Size:
+    """A (height, width) pair out of a module's settings."""
+    return (values, values) if isinstance(values, int) else (int(values[0]), int(values[1]))
