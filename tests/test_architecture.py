@@ -54,7 +54,11 @@ LAYERS = (
     ("merging", "composition"),
     ("rewriting",),
     ("tracing",),
-    ("regions", "graph", "operations", "model_checks"),
+    ("regions",),
+    ("graph",),
+    ("batching", "recording", "function_calls", "graph_writer", "leaves", "library_modules"),
+    ("tracked", "containers"),
+    ("canonical", "operations", "model_checks"),
     ("seeding",),
 )
 """What needs torch, from the top to the bottom: a module imports its own layer and those below."""

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import copy
 import inspect
-import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from layermerge.activations import ACTIVATION_NAMES
+from layermerge.batching import Batch, MismatchError, unify
+from layermerge.containers import UnrecordableError
 from layermerge.errors import InputError, UnsupportedModelError
+from layermerge.graph_writer import Recording
 from layermerge.model_checks import check_model
+from layermerge.recording import record
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
-
-_IN_PLACE_OPERATORS: dict[Any, Any] = {operator.iadd: operator.add, operator.imul: operator.mul}
-_IN_PLACE_METHODS = {f"{name}_": name for name in (*ACTIVATION_NAMES, "add", "mul", "clamp")}
+_MOST_OPAQUE = 64
+"""How many modules may turn out not to be recordable before the model is refused."""
 
 
 def capture(model: nn.Module, example_inputs: ExampleInputs) -> fx.GraphModule:
     """Capture a copy of `model` as a graph whose leaves are its own modules.
 
+    The model is run, and what it does is recorded (`layermerge.recording`), twice: at different
+    batch sizes and on different values, so that what depends on them is found. The captured model
+    runs at any batch size that the model runs at; other sizes, and arguments that the example
+    leaves out, are fixed.
+
     Operations that work in place become their out-of-place twins, so that any of them can be
-    removed. Each node's ``meta["shape"]`` is the shape it has on the example.
+    removed, and have one spelling (`layermerge.canonical`). Each node's ``meta["shape"]`` is the
+    shape it has on the example, ``meta["owner"]`` the path of the module whose forward it is from.
+    A module that cannot be recorded stays whole, with the reason in ``meta["opaque_reason"]``.
 
     Parameters
     ----------
@@ -51,14 +59,10 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> fx.GraphModule:
     check_model(model)
     arguments = bind_inputs(model, example_inputs)
     _check_devices(model, arguments)
-    model = copy.deepcopy(model)
-    # An example of zeros would hide what a capture gets wrong.
-    probe = {name: _noise_like(value) for name, value in arguments.items()}
-    expected = _run(model, probe)
-    captured = _trace(model, arguments)
-    _make_out_of_place(captured)
-    actual = _record_shapes(captured, probe)
-    _check_capture(expected, actual)
+    devices = {value.device for value in arguments.values() if value.device.type == "cuda"}
+    # Parameters copied in inference mode could never be trained.
+    with torch.random.fork_rng(devices=devices), torch.inference_mode(False):
+        captured = _capture(model, arguments)
     _check_batched(captured)
     return captured
 
@@ -137,75 +141,112 @@ def _run(model: nn.Module, arguments: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _noise_like(value: Tensor) -> Tensor:
-    if not value.is_floating_point():
+def _capture(model: nn.Module, arguments: dict[str, Tensor]) -> fx.GraphModule:
+    batch, expected = _first_that_runs(model, arguments)
+    twin = copy.deepcopy(model)
+    try:
+        recording = _record(twin, arguments, batch)
+    except (UnrecordableError, MismatchError) as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be traced: {error}. Move this out of the model's own "
+            "forward into a submodule, which is then left whole, or trace the part of the model "
+            "that has none of it"
+        ) from error
+    captured = _assemble(twin, recording)
+    with torch.no_grad():
+        actual = captured(*graph_arguments(captured, _probe(arguments, batch, batch.second, 1)))
+    _check_capture(expected, actual)
+    return captured
+
+
+def _first_that_runs(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[Batch, Any]:
+    """The first pair of batch sizes that the model runs at, and what it computes at the second."""
+    for batch in _batches(arguments):
+        try:
+            if batch.first != batch.example:
+                _run(model, _probe(arguments, batch, batch.first, 1))
+            return batch, _run(model, _probe(arguments, batch, batch.second, 1))
+        except InputError:
+            if batch.first == batch.second:
+                raise
+    raise AssertionError("the last pair is that of the example")
+
+
+def _batches(arguments: dict[str, Tensor]) -> Iterator[Batch]:
+    """Pairs of batch sizes to record at, from the best to that of the example alone."""
+    candidates = [name for name, value in arguments.items() if value.dim() > 0]
+    images = [name for name in candidates if arguments[name].dim() == 4]
+    if not candidates:
+        yield Batch("", 0, 0, 0)
+        return
+    name = (images or candidates)[0]
+    size = arguments[name].size(0)
+    yield Batch(name, 1, 2, size)
+    yield Batch(name, size, 2 * size, size)
+    yield Batch(name, size, size, size)
+
+
+def _probe(arguments: dict[str, Tensor], batch: Batch, size: int, seed: int) -> dict[str, Tensor]:
+    """Random values like the example's at another batch size.
+
+    An example of zeros would hide what a capture gets wrong.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: _noise_like(_resized(value, batch.example, size), generator)
+        for name, value in arguments.items()
+    }
+
+
+def _resized(value: Tensor, size: int, wanted: int) -> Tensor:
+    """An input at another batch size; one that has no batch stays as it is."""
+    if value.dim() == 0 or value.size(0) != size or size == 0:
         return value
-    generator = torch.Generator().manual_seed(0)
+    return value[torch.arange(wanted, device=value.device) % size]
+
+
+def _noise_like(value: Tensor, generator: torch.Generator) -> Tensor:
+    if not value.is_floating_point():
+        return value.clone()
     return torch.randn(value.shape, generator=generator).to(value)
 
 
-class _Tracer(fx.Tracer):
-    """Keeps subclasses of the modules that merging knows whole, wherever they are defined."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        is_known = isinstance(m, (nn.Conv2d, nn.BatchNorm2d))
-        return is_known or super().is_leaf_module(m, module_qualified_name)
-
-
-def _trace(model: nn.Module, arguments: Mapping[str, Any]) -> fx.GraphModule:
-    """Trace symbolically; arguments that the example leaves out keep their defaults."""
-    parameters = inspect.signature(model.forward).parameters
-    defaults = {
-        name: parameter.default
-        for name, parameter in parameters.items()
-        if name not in arguments and parameter.default is not inspect.Parameter.empty
-    }
-    try:
-        graph = _Tracer().trace(model, concrete_args=defaults or None)
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be traced: {_first_line(error)}. Control flow that "
-            "depends on tensor values or shapes is the usual cause; move it out of forward, or "
-            "trace the part of the model that has none"
-        ) from error
-    return fx.GraphModule(model, graph, type(model).__name__).eval()
+def _record(model: nn.Module, arguments: dict[str, Tensor], batch: Batch) -> Recording:
+    """Record at both batch sizes; leave whole what differs, as far as that is a submodule."""
+    opaque: dict[str, str] = {}
+    while True:
+        first, second = (
+            record(model, _probe(arguments, batch, size, seed), opaque)
+            for size, seed in ((batch.first, 2), (batch.second, 3))
+        )
+        try:
+            unify(first, second, batch)
+        except MismatchError as error:
+            if not error.path or error.path in opaque or len(opaque) == _MOST_OPAQUE:
+                raise
+            opaque[error.path] = str(error)
+        else:
+            return first
 
 
-def _make_out_of_place(captured: fx.GraphModule) -> None:
-    for module in captured.modules():
+def _assemble(model: nn.Module, recording: Recording) -> fx.GraphModule:
+    """Make a module of a recording and of the model's own parts."""
+    graph = recording.graph
+    _erase_unused(graph)
+    targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    for path in targets & recording.modules.keys():
+        owner, _, name = path.rpartition(".")
+        model.get_submodule(owner)._modules[name] = recording.modules[path]
+    for path in targets & recording.constants.keys():
+        owner, _, name = path.rpartition(".")
+        value = recording.constants[path]
+        model.get_submodule(owner).register_buffer(name, value, persistent=False)
+    for module in model.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
-    for node in captured.graph.nodes:
-        if node.op == "call_function":
-            node.target = _IN_PLACE_OPERATORS.get(node.target, node.target)
-            _name_inplace_flag(node)
-        if node.op == "call_method":
-            node.target = _IN_PLACE_METHODS.get(node.target, node.target)
-        if node.kwargs.get("inplace"):
-            node.kwargs = {**node.kwargs, "inplace": False}
-    captured.recompile()
-
-
-def _name_inplace_flag(node: fx.Node) -> None:
-    """Turn F.relu(x, True) into F.relu(x, inplace=True)."""
-    code = getattr(node.target, "__code__", None)
-    names = code.co_varnames if code else ()
-    if "inplace" in names and len(node.args) > (place := names.index("inplace")):
-        node.kwargs = {**node.kwargs, "inplace": node.args[place]}
-        node.args = node.args[:place]
-
-
-class _ShapeRecorder(fx.Interpreter):
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            n.meta["shape"] = tuple(result.shape)
-        return result
-
-
-def _record_shapes(captured: fx.GraphModule, arguments: Mapping[str, Any]) -> Any:
-    with torch.no_grad():
-        return _ShapeRecorder(captured).run(*graph_arguments(captured, arguments))
+    captured = fx.GraphModule(model, graph, type(model).__name__).eval()
+    captured.graph.lint()
+    return captured
 
 
 def graph_arguments(captured: fx.GraphModule, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -217,14 +258,20 @@ def graph_arguments(captured: fx.GraphModule, arguments: Mapping[str, Any]) -> t
     )
 
 
+def _erase_unused(graph: fx.Graph) -> None:
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
+
+
 def _check_capture(expected: Any, actual: Any) -> None:
     """Refuse a capture that computes something else, as baked-in control flow can make it."""
     wanted, got = pytree.tree_leaves(expected), pytree.tree_leaves(actual)
     if len(wanted) != len(got) or not all(map(_agree, wanted, got)):
         raise UnsupportedModelError(
             "the traced model computes other values than the model: its forward depends on "
-            "something that tracing freezes (random numbers, flags, or tensor values) or loses "
-            "(a value that is changed in place and used again). Write that part without it"
+            "something that tracing freezes (flags, or tensor values) or loses (memory that it "
+            "changes behind a view, or keeps between calls). Write that part without it"
         )
 
 

@@ -1,0 +1,148 @@
+"""Write calls of torch functions to a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from layermerge.canonical import CASTS, Call, canonical, name_of
+from layermerge.containers import UnrecordableError, map_tensors, tensors_in
+from layermerge.graph_writer import GraphWriter
+from layermerge.library_modules import WEIGHTED, arguments_of, library_module
+from layermerge.tracked import place_of_call, random_state, version_of
+
+_READS = {"item", "tolist", "numpy", "is_nonzero", "equal", "allclose", "__array__"}
+_READS |= {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__"}
+_DROPOUTS = {"dropout": nn.Dropout, "dropout1d": nn.Dropout1d, "dropout2d": nn.Dropout2d}
+_DROPOUTS |= {"dropout3d": nn.Dropout3d}
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A call that was made: its arguments, also as nodes, its result, and what it changed."""
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    nodes: tuple[tuple[Any, ...], dict[str, Any]]
+    result: Any
+    changed: list[Tensor]
+
+    @property
+    def name(self) -> str:
+        return name_of(self.func)
+
+    @property
+    def input(self) -> fx.Node:
+        node = self.nodes[0][0]
+        assert isinstance(node, fx.Node)
+        return node
+
+
+def call_and_write(
+    writer: GraphWriter, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Call a torch function; write what it does with tensors that are not constant."""
+    values = tensors_in((args, kwargs))
+    is_traced = any(map(writer.tensors.is_known, values))
+    # Before the call, which may change a constant that it is given.
+    nodes = _nodes(writer, args, kwargs) if is_traced else None
+    versions = [version_of(value) for value in values]
+    random = random_state()
+    result = func(*args, **kwargs)
+    changed = [v for v, version in zip(values, versions, strict=True) if version_of(v) != version]
+    if random_state() != random:
+        for value in (*tensors_in(result), *changed):
+            writer.tensors.randomise(value, f"{name_of(func)} at {place_of_call()}")
+    elif is_traced:
+        _check_read(writer, func, values)
+        if isinstance(nodes, UnrecordableError):
+            if changed or tensors_in(result):
+                writer.spoil(str(nodes), result, changed)
+        elif nodes and (changed or tensors_in(result)):
+            return _write(writer, _Done(func, args, kwargs, nodes, result, changed))
+    return result
+
+
+def _nodes(writer: GraphWriter, args: Any, kwargs: Any) -> Any:
+    """The arguments with nodes in place of tensors, or why there are none."""
+    try:
+        return map_tensors((args, kwargs), writer.node_of)
+    except UnrecordableError as error:
+        return error
+
+
+def _check_read(writer: GraphWriter, func: Callable[..., Any], values: list[Tensor]) -> None:
+    """Note that Python sees a value of a tensor, and can do with it what no graph knows."""
+    name = name_of(func)
+    if name in _READS and any(map(writer.tensors.varies, values)):
+        writer.check_random(values)
+        writer.spoil(f"{name.strip('_')}() reads a tensor at {place_of_call()}")
+
+
+def _write(writer: GraphWriter, call: _Done) -> Any:
+    if call.changed:
+        return _write_change(writer, call)
+    if call.name in _DROPOUTS:
+        return _write_dropout(writer, call)
+    if any(call.result is value for value in tensors_in(call.args)):
+        return call.result
+    if call.name in CASTS and isinstance(call.result, Tensor):
+        return _write_cast(writer, call)
+    node = _weighted(writer, call) if call.name in WEIGHTED else None
+    return writer.bind(call.result, node or writer.node(canonical(call.func, *call.nodes)))
+
+
+def _write_change(writer: GraphWriter, call: _Done) -> Any:
+    """Write the out-of-place twin of a change, and let the changed tensor be its value."""
+    (value, *others) = call.changed
+    place = place_of_call()
+    if others or writer.tensors.is_attribute(value):
+        what = "several tensors are" if others else f"{writer.tensors.attribute(value)} is"
+        return writer.spoil(f"{what} changed in place at {place}", call.result, call.changed)
+    node = writer.node(canonical(call.func, *call.nodes))
+    writer.tensors.rebind(value, node, f"a view of it is changed in place at {place}")
+    return call.result
+
+
+def _write_cast(writer: GraphWriter, call: _Done) -> Any:
+    source, result = call.args[0], call.result
+    if result.device != source.device:
+        reason = f"a tensor moves to {result.device} at {place_of_call()}"
+        return writer.spoil(reason, result)
+    if result.dtype == source.dtype:
+        return writer.bind(result, call.input)
+    return writer.bind(result, writer.node(Call("call_method", "to", (call.input, result.dtype))))
+
+
+def _write_dropout(writer: GraphWriter, call: _Done) -> Any:
+    """Write dropout as a module, so that it drops in training mode."""
+    path = writer.add_module("dropout", _DROPOUTS[call.name](call.kwargs["p"]).eval())
+    with torch._C.DisableTorchFunction():
+        result = call.args[0].view_as(call.args[0])
+    return writer.bind(result, writer.node(Call("call_module", path, (call.input,))))
+
+
+def _weighted(writer: GraphWriter, call: _Done) -> fx.Node | None:
+    """Write a call on the running module's parameters as a call of that module, made plain."""
+    frame, modules = writer.frames[-1], writer.recording.modules
+    given = arguments_of(call.name, call.args, call.kwargs)
+    plain = library_module(frame.module, call.name, given)
+    if plain is None:
+        _check_weight(writer, call.name, given["weight"])
+    elif frame.path and repr(modules.get(frame.path, plain)) == repr(plain):
+        modules[frame.path] = plain
+        return writer.node(Call("call_module", frame.path, (call.input,)))
+    return None
+
+
+def _check_weight(writer: GraphWriter, name: str, weight: Any) -> None:
+    """Leave a convolution whole that does not use its weight as it is."""
+    frame = writer.frames[-1]
+    is_own = frame.module._parameters.get("weight") is not None
+    if name.startswith("conv") and is_own and not writer.tensors.is_attribute(weight):
+        writer.spoil(f"the weight of {frame.path} is computed in its forward")
