@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from layermerge.activations import activation_module
+from layermerge.arithmetic import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
 from layermerge.dataflow import Kind, Node, Operation, Survivors, survivors
 from layermerge.errors import InputError, UnsupportedModelError
 from layermerge.halo import move_padding
@@ -17,7 +18,7 @@ from layermerge.network import InputSpec, Network, Segment
 from layermerge.plan import Plan, PlannedSegment
 from layermerge.regions import region_between
 from layermerge.tracing import trace_graph
-from layermerge.values import annotate, operation
+from layermerge.values import annotate, is_channels_last, operation, set_channels_last
 
 META_KEY = "layermerge"
 
@@ -203,7 +204,12 @@ class _Writer:
         last = exit
         if norm is not None:
             target = str(norm.target)
+            turns = is_channels_last(norm) and not is_channels_last(exit)
+            if turns:
+                last = self._permute_after(last, TO_CHANNELS_LAST)
             last = self._insert_after(last, target, operation(norm))
+            if turns:
+                last = self._permute_after(last, TO_CHANNELS_FIRST)
         if planned.activation:
             target = f"activation_after_{planned.end}"
             self.captured.add_submodule(target, activation_module(planned.activation).eval())
@@ -212,7 +218,18 @@ class _Writer:
     def _insert_after(self, node: fx.Node, target: str, found: Operation) -> fx.Node:
         with self.captured.graph.inserting_after(node):
             added = self.captured.graph.call_module(target, (node,))
-        added.meta["shape"] = node.meta["shape"]
-        node.replace_all_uses_with(added, delete_user_cb=lambda user: user is not added)
-        annotate(added, found, [node])
-        return added
+        return _put_between(node, added, found)
+
+    def _permute_after(self, node: fx.Node, order: tuple[int, ...]) -> fx.Node:
+        with self.captured.graph.inserting_after(node):
+            added = self.captured.graph.call_function(torch.permute, (node, order))
+        set_channels_last(added, order == TO_CHANNELS_LAST)
+        return _put_between(node, added, Operation(Kind.IDENTITY, "permute"))
+
+
+def _put_between(node: fx.Node, added: fx.Node, found: Operation) -> fx.Node:
+    """Let what used `node` use `added` instead, which is computed from it."""
+    added.meta["shape"] = node.meta["shape"]
+    node.replace_all_uses_with(added, delete_user_cb=lambda user: user is not added)
+    annotate(added, found, [node])
+    return added
