@@ -28,34 +28,15 @@ class _Axis:
     has_last: bool = False
 
 
-@dataclass(frozen=True)
-class PaperSpace:
-    """The candidates of the authors' search space.
-
-    Attributes
-    ----------
-    space : CandidateSpace
-        Theirs, and those that leave the other layers as they are.
-    position : mapping of int to int
-        The authors' number of each layer on their axis, by its index.
-    """
-
-    space: CandidateSpace
-    position: Mapping[int, int]
-
-    @property
-    def entries(self) -> tuple[Candidate, ...]:
-        """The candidates on the authors' axis."""
-        return tuple(c for c in self.space.candidates if c.end in self.position)
-
-    def place(self, candidate: Candidate) -> tuple[int, int]:
-        """The positions at which an entry starts and ends on the authors' axis."""
-        return self.position[candidate.start + 1] - 1, self.position[candidate.end]
-
-
 def enumerate_paper_candidates(
-    network: Network, *, breaks: Collection[int] | None = None
-) -> PaperSpace:
+    network: Network,
+    *,
+    method: str = "layermerge",
+    max_kernel: int | None = None,
+    max_flops_ratio: float | None = None,
+    breaks: Collection[int] | None = None,
+    boundary_activation: bool = False,
+) -> CandidateSpace:
     """Enumerate the candidates of the authors' search space.
 
     Parameters
@@ -65,6 +46,13 @@ def enumerate_paper_candidates(
         latter with ``remove=("activation", "norm")``; of any width and at any input size.
     breaks : collection of int, optional
         Positions on the authors' axis that no segment may cross, instead of theirs.
+    method, max_kernel, max_flops_ratio, boundary_activation
+        As in `enumerate_candidates`.
+
+    Returns
+    -------
+    CandidateSpace
+        Theirs, and the candidates that leave the other layers as they are.
 
     Raises
     ------
@@ -83,14 +71,21 @@ def enumerate_paper_candidates(
     ours = [index[place] for place in wanted if place]
     after_resize = {s.end for s in network.segments if _enlarges(network, s.entry)}
     space = enumerate_candidates(
-        network, breaks=ours, max_weights=None, drop_branches=bool(after_resize)
+        network,
+        method=method,
+        max_kernel=max_kernel,
+        max_flops_ratio=max_flops_ratio,
+        max_weights=None,
+        breaks=ours,
+        drop_branches=bool(after_resize),
+        boundary_activation=boundary_activation,
     )
     candidates = tuple(
         candidate
         for candidate in space.candidates
         if candidate.is_original or _is_theirs(candidate, position, after_resize)
     )
-    return PaperSpace(replace(space, candidates=candidates), position)
+    return replace(space, candidates=candidates, axis=position)
 
 
 def _is_theirs(
