@@ -221,8 +221,10 @@ def _follow(merged: fx.GraphModule, node: fx.Node, sources: list[AffineMap]) -> 
             side = side_of(node)
             assert side is not None
             return add_side(sources[0], side.name, channels_of(side))
-        case _:
+        case Kind.IDENTITY:
             return sources[0]
+        case _:
+            raise AssertionError(f"{node.name} is not affine: {found}")
 
 
 def _norm_map(merged: fx.GraphModule, node: fx.Node) -> AffineMap:

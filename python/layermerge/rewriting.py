@@ -156,7 +156,8 @@ class _Writer:
         remaining = region_between(entry, exit) if exit is not entry else ()
         move_padding(self.captured, entry, remaining)
         if exit is not entry:
-            self._append(exit, planned, norm, norm_is_channels_last=is_last)
+            last = self._append(exit, planned, norm, norm_is_channels_last=is_last)
+            self.nodes[segment.exit] = last
         return entry, exit
 
     def _lookup(self, planned: PlannedSegment) -> Segment:
@@ -206,8 +207,8 @@ class _Writer:
         norm: fx.Node | None,
         *,
         norm_is_channels_last: bool,
-    ) -> None:
-        """Put the norm and the activation that the plan adds behind the exit."""
+    ) -> fx.Node:
+        """Put the norm and the activation that the plan adds behind the exit; return the last."""
         last = exit
         if norm is not None:
             target = str(norm.target)
@@ -220,7 +221,8 @@ class _Writer:
         if planned.activation:
             target = f"activation_after_{planned.end}"
             self.captured.add_submodule(target, activation_module(planned.activation).eval())
-            self._insert_after(last, target, Operation(Kind.ACTIVATION, planned.activation))
+            last = self._insert_after(last, target, Operation(Kind.ACTIVATION, planned.activation))
+        return last
 
     def _insert_after(self, node: fx.Node, target: str, found: Operation) -> fx.Node:
         with self.captured.graph.inserting_after(node):
