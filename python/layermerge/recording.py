@@ -49,10 +49,29 @@ def record(
         If the model uses random numbers.
     """
     writer = GraphWriter(model)
+    with torch.enable_grad(), _requiring_no_gradients(model):
+        return _record(writer, inputs, opaque or {})
+
+
+@contextmanager
+def _requiring_no_gradients(model: nn.Module) -> Iterator[None]:
+    """Keep no activations for gradients, while ``torch.no_grad`` in forward can still be seen."""
+    trained = [value for value in model.parameters() if value.requires_grad]
+    for value in trained:
+        value.requires_grad = False
+    try:
+        yield
+    finally:
+        for value in trained:
+            value.requires_grad = True
+
+
+def _record(
+    writer: GraphWriter, inputs: Mapping[str, Tensor], opaque: Mapping[str, str]
+) -> Recording:
     for name, value in inputs.items():
         writer.bind(value, writer.node(Call("placeholder", name, ())))
-    with torch.no_grad():
-        writer.finish(_run(_Recorder(writer, opaque or {}), inputs))
+    writer.finish(_run(_Recorder(writer, opaque), inputs))
     return writer.recording
 
 
@@ -124,6 +143,8 @@ class _Recorder(TorchFunctionMode):
                 return self._write(path, (args, kwargs), run(), held, reason)
         frame = Frame(path, module, self._writer.last())
         result = self._run_in(frame, run)
+        with self._pause():
+            frame.reason = frame.reason or self._writer.tensors.why_any_lost(result)
         if not frame.reason:
             return result
         if not self._writer.frames:
