@@ -65,6 +65,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> fx.GraphModule:
     with torch.random.fork_rng(devices=devices), torch.inference_mode(False):
         captured = _capture(model, arguments)
     _check_batched(captured)
+    _check_visible(captured)
     classify(captured)
     return captured
 
@@ -284,6 +285,25 @@ def _agree(wanted: Any, got: Any) -> bool:
     if not same_kind or not wanted.is_floating_point():
         return same_kind and torch.equal(wanted, got)
     return torch.allclose(wanted, got, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _check_visible(captured: fx.GraphModule) -> None:
+    """Refuse a model all of whose convolutions are inside modules that cannot be recorded."""
+    opaque: dict[str, str] = {}
+    for node in captured.graph.nodes:
+        if node.op == "call_module":
+            path = str(node.target)
+            module = captured.get_submodule(path)
+            if isinstance(module, nn.Conv2d):
+                return
+            if any(isinstance(part, nn.Conv2d) for part in module.modules()):
+                opaque[path] = str(node.meta.get("opaque_reason", ""))
+    if any(opaque.values()):
+        places = "; ".join(f"{path}: {reason}" for path, reason in opaque.items())
+        raise UnsupportedModelError(
+            f"{type(captured).__name__} cannot be traced: all its convolutions are in modules that "
+            f"cannot be recorded. {places}. Give the part of the model that holds the convolutions"
+        )
 
 
 def _check_batched(captured: fx.GraphModule) -> None:
