@@ -97,6 +97,8 @@ class _Unifier:
 
     def _factor(self, one: int, other: int) -> int | None:
         """What times the batch size gives both."""
+        if not self.batch.first:
+            return None
         factor, rest = divmod(one, self.batch.first)
         return factor if not rest and factor * self.batch.second == other else None
 
