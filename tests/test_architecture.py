@@ -56,6 +56,7 @@ LAYERS = (
     ("tracing",),
     ("regions",),
     ("graph",),
+    ("probing",),
     ("batching", "recording", "function_calls", "graph_writer", "leaves", "library_modules"),
     ("tracked", "containers"),
     ("canonical", "operations", "model_checks"),

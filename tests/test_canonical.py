@@ -165,9 +165,7 @@ def test_a_module_that_changes_its_input_and_returns_another_value_is_refused_wi
         x.zero_()
         return torch.ones_like(x) * x
 
-    with pytest.raises(
-        UnsupportedModelError, match=r"\. 0: 0\.inner changes its input"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"\. 0: 0\.inner changes its input"):
         capture(nn.Sequential(wrapped(clobber)).eval(), images(2, 3, 8, 8))
 
 

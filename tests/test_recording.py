@@ -3,9 +3,11 @@ from __future__ import annotations
 import copy
 import operator
 import re
+import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from layermerge.errors import UnsupportedModelError
@@ -94,6 +96,11 @@ def straight_through(x):
     return Sign.apply(x)
 
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch.jit is deprecated, but still in use
+    COMPILED = torch.jit.trace(torch.square, torch.ones(1), check_trace=False)
+
+
 class Box:
     def __init__(self, value):
         self.value = value
@@ -105,10 +112,14 @@ class Box:
         (lambda m, x: x if x.sum() > 0 else -x, r"bool\(\) reads a tensor at test_recording\.py"),
         (lambda m, x: x * x.max().item(), r"item\(\) reads a tensor"),
         (lambda m, x: torch.from_numpy(x.detach().numpy() * 2), r"numpy\(\) reads a tensor"),
+        (lambda m, x: COMPILED(x), "differs in (the values of )?a tensor that it makes"),
         (lambda m, x: straight_through(x), r"torch\.autograd\.Function Sign"),
-        (lambda m, x: sum(x) + x, "which operations it runs depends on the values or the number"),
-        (lambda m, x: x if x.shape[0] > 1 else -x, "what it uses depends on|which operations"),
-        (lambda m, x: torch.ones(len(x), 1, 1, 1).cumsum(0) * x, "the values of a tensor that it"),
+        (lambda m, x: sum(x) + x, "differs in which operations it runs"),
+        (lambda m, x: x if x.shape[0] > 1 else -x, "differs in what it uses|which operations"),
+        (
+            lambda m, x: torch.ones(len(x), 1, 1, 1).cumsum(0) * x,
+            "differs in the values of a tensor that it makes",
+        ),
     ],
 )
 def test_a_module_that_cannot_be_recorded_stays_whole(body, reason):
@@ -126,6 +137,44 @@ def test_a_module_that_returns_what_no_graph_holds_is_entered():
 class Boxing(nn.Module):
     def forward(self, x):
         return Box(2 * x)
+
+
+def test_a_model_that_cannot_be_copied_is_refused():
+    model = model_with(lambda m, x: x)
+    model.generator = (number for number in range(3))
+    with pytest.raises(UnsupportedModelError, match=r"Model cannot be copied \(.*generator"):
+        capture(model, images(2, 3, 8, 8))
+
+
+def test_a_compiled_submodule_stays_whole():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.jit.trace(nn.Conv2d(4, 4, 1).eval(), torch.zeros(1, 4, 8, 8))
+    captured = captured_from(model_with(lambda m, x: m.part(x) + x, part=compiled))
+    assert calls(captured) == ["part", operator.add]
+
+
+def test_buffers_that_count_calls_are_left_as_they_were():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return x + self.calls
+
+    model = model_with(lambda m, x: m.count(x), count=Counting())
+    captured = capture(model, images(2, 3, 8, 8))
+    assert (model.count.calls, captured.count.calls) == (0, 0)
+    assert reasons(captured)["count"].startswith("count.calls is changed in place at test_rec")
+
+
+def test_a_call_on_a_childs_parameters_is_a_call_of_the_child():
+    captured = captured_from(
+        model_with(lambda m, x: F.conv2d(x, m.other.weight, m.other.bias), other=nn.Conv2d(4, 6, 1))
+    )
+    assert calls(captured) == ["other"]
 
 
 def test_a_custom_derivative_survives():

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from layermerge.canonical import CASTS, Call, canonical, name_of
 from layermerge.containers import UnrecordableError, map_tensors, tensors_in
 from layermerge.graph_writer import GraphWriter
+from layermerge.leaves import is_library
 from layermerge.library_modules import WEIGHTED, arguments_of, library_module
 from layermerge.tracked import (
     place_of_call,
@@ -148,16 +149,31 @@ def _write_dropout(writer: GraphWriter, call: _Done) -> Any:
 
 
 def _weighted(writer: GraphWriter, call: _Done) -> fx.Node | None:
-    """Write a call on the running module's parameters as a call of that module, made plain."""
-    frame, modules = writer.frames[-1], writer.recording.modules
+    """Write a call on the parameters of a module as a call of that module, made plain."""
     given = arguments_of(call.name, call.args, call.kwargs)
-    plain = library_module(frame.module, call.name, given)
+    path, owner = _owner(writer, given["weight"])
+    plain = library_module(owner, call.name, given)
     if plain is None:
         _check_weight(writer, call.name, given["weight"])
-    elif frame.path and repr(modules.get(frame.path, plain)) == repr(plain):
-        modules[frame.path] = plain
-        return writer.node(Call("call_module", frame.path, (call.input,)))
+    elif path and _stands_for(writer, plain, path, owner):
+        return writer.node(Call("call_module", path, (call.input,)))
     return None
+
+
+def _owner(writer: GraphWriter, weight: Any) -> tuple[str, nn.Module]:
+    """The library module that a weight is of, if there is one, else the running module."""
+    path = str(writer.tensors.attribute(weight)).rpartition(".")[0]
+    owner = writer.model.get_submodule(path)
+    frame = writer.frames[-1]
+    return (path, owner) if path and is_library(owner) else (frame.path, frame.module)
+
+
+def _stands_for(writer: GraphWriter, plain: nn.Module, path: str, owner: nn.Module) -> bool:
+    """Whether a plain module may be called at a path: one only, whoever makes the call."""
+    if is_library(owner):
+        return type(plain) is type(owner) and repr(plain) == repr(owner)
+    known = writer.recording.modules.setdefault(path, plain)
+    return repr(known) == repr(plain)
 
 
 def _check_weight(writer: GraphWriter, name: str, weight: Any) -> None:

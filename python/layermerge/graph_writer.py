@@ -146,6 +146,14 @@ class GraphWriter:
             self.tensors.lose(value, reason)
         return result
 
+    def claim(self, result: Any) -> None:
+        """Let the tensors that the running module returns have nodes, as made by this module."""
+        try:
+            for value in tensors_in(result):
+                self.node_of(value)
+        except UnrecordableError as error:
+            self.spoil(str(error))
+
     def forget_since(self, frame: Frame) -> None:
         """Take back what was written since a frame was entered."""
         nodes = list(self.recording.graph.nodes)

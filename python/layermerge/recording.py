@@ -56,7 +56,7 @@ def record(
 @contextmanager
 def _requiring_no_gradients(model: nn.Module) -> Iterator[None]:
     """Keep no activations for gradients, while ``torch.no_grad`` in forward can still be seen."""
-    trained = [value for value in model.parameters() if value.requires_grad]
+    trained = [value for value in model.parameters() if value.requires_grad and value.is_leaf]
     for value in trained:
         value.requires_grad = False
     try:
@@ -109,11 +109,7 @@ class _Recorder(TorchFunctionMode):
     @contextmanager
     def patched(self) -> Iterator[None]:
         """Route calls of this model's modules, and of no others, through the recorder."""
-        modules = {
-            path: module
-            for path, module in self.model.named_modules()
-            if not isinstance(module, torch.jit.ScriptModule)
-        }
+        modules = dict(self.model.named_modules())
         for path, module in modules.items():
             module.__dict__["_call_impl"] = partial(self._call, path, module)
         try:
@@ -143,8 +139,6 @@ class _Recorder(TorchFunctionMode):
                 return self._write(path, (args, kwargs), run(), held, reason)
         frame = Frame(path, module, self._writer.last())
         result = self._run_in(frame, run)
-        with self._pause():
-            frame.reason = frame.reason or self._writer.tensors.why_any_lost(result)
         if not frame.reason:
             return result
         if not self._writer.frames:
@@ -156,7 +150,10 @@ class _Recorder(TorchFunctionMode):
     def _run_in(self, frame: Frame, run: Callable[[], Any]) -> Any:
         self._writer.frames.append(frame)
         try:
-            return run()
+            result = run()
+            with self._pause():
+                self._writer.claim(result)
+            return result
         finally:
             self._writer.frames.pop()
 

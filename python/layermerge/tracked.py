@@ -64,10 +64,6 @@ class TrackedTensors:
         found = self._lost.get(value)
         return None if found is None else str(found)
 
-    def why_any_lost(self, value: Any) -> str:
-        """Why it is not known how one of the tensors in a container was made; empty if it is."""
-        return next(filter(None, map(self.why_lost, tensors_in(value))), "")
-
     def random_source(self, value: Tensor) -> str | None:
         """What drew the random numbers in a tensor."""
         found = self._random.get(value)
