@@ -70,6 +70,7 @@ LAYERS = (
     ("sampling",),
     ("values", "convolutions"),
     ("graph",),
+    ("probing",),
     ("batching", "recording", "function_calls", "graph_writer", "leaves", "library_modules"),
     ("tracked", "containers"),
     ("canonical", "model_checks"),
