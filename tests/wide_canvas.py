@@ -59,9 +59,7 @@ def joined(terms: list[Canvas], join: str) -> Canvas:
     """Add or concatenate, first pixels on first pixels."""
     assert len({term.size for term in terms}) == 1
     top, left = (min(term.origin[axis] for term in terms) for axis in (0, 1))
-    planes = [
-        term.plane[:, :, term.origin[0] - top :, term.origin[1] - left :] for term in terms
-    ]
+    planes = [term.plane[:, :, term.origin[0] - top :, term.origin[1] - left :] for term in terms]
     height, width = (min(plane.shape[axis] for plane in planes) for axis in (2, 3))
     planes = [plane[:, :, :height, :width] for plane in planes]
     plane = sum(planes[1:], planes[0]) if join == "sum" else torch.cat(planes, 1)
@@ -103,8 +101,22 @@ class _Evaluation:
         last = [layer for item in items for layer in self.layers(item)][-1:]
         for segment in self.plan.segments:
             if first and segment.start < first[0] and first[-1] <= segment.end <= last[0]:
-                return segment
+                final = next(item for item in items if segment.end in self.layers(item))
+                return segment if self.may_end_with(final) else None
         return None
+
+    def may_end_with(self, item: nn.Module) -> bool:
+        """Whether nothing is removed after the last layers inside an item."""
+        return not isinstance(item, Parallel) or all(map(self.ends_affinely, item.branches))
+
+    def ends_affinely(self, chain: Chain) -> bool:
+        items = list(chain)
+        while items and isinstance(items[-1], (Scale, AddSide)):
+            items.pop()
+        if not items:
+            return True
+        is_layer = bool(self.layers(items[-1]))
+        return is_layer and items[-1].activation is None and self.may_end_with(items[-1])
 
     def plain(self, item: nn.Module, value: Tensor) -> Tensor:
         """An item of which no segment holds all."""
@@ -193,4 +205,3 @@ class _Evaluation:
 
     def keeps(self, item: nn.Module) -> bool:
         return not set(self.layers(item)).isdisjoint(self.plan.convolutions)
-
