@@ -108,9 +108,10 @@ class Builder:
         makers = [
             lambda: Scale(channels, self.draw(st.booleans())),
             lambda: Gate(channels),
-            lambda: Norm(channels),
             self.pool,
         ]
+        if channels % 2 == 0:
+            makers.append(lambda: Norm(channels))
         if self.side_channels in (1, channels):
             makers += [AddSide] * 2
         return self.draw(st.sampled_from(makers))()

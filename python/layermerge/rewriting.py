@@ -154,7 +154,7 @@ class _Writer:
         exit = self.nodes[segment.exit]
         remaining = region_between(entry, exit) if exit is not entry else ()
         move_padding(self.captured, entry, remaining)
-        self._append(exit, planned, norm)
+        self.nodes[segment.exit] = self._append(exit, planned, norm)
         return entry, exit
 
     def _lookup(self, planned: PlannedSegment) -> Segment:
@@ -197,10 +197,10 @@ class _Writer:
                 self.nodes[node.name] = stand_in
         self.captured.graph.eliminate_dead_code()
 
-    def _append(self, exit: fx.Node, planned: PlannedSegment, norm: fx.Node | None) -> None:
-        """Put the norm and the activation that the plan adds behind the exit."""
+    def _append(self, exit: fx.Node, planned: PlannedSegment, norm: fx.Node | None) -> fx.Node:
+        """Put the norm and the activation that the plan adds behind the exit; return the last."""
         if exit is self.nodes[self.segments[planned.start, planned.end].entry]:
-            return
+            return exit
         last = exit
         if norm is not None:
             target = str(norm.target)
@@ -213,7 +213,8 @@ class _Writer:
         if planned.activation:
             target = f"activation_after_{planned.end}"
             self.captured.add_submodule(target, activation_module(planned.activation).eval())
-            self._insert_after(last, target, Operation(Kind.ACTIVATION, planned.activation))
+            last = self._insert_after(last, target, Operation(Kind.ACTIVATION, planned.activation))
+        return last
 
     def _insert_after(self, node: fx.Node, target: str, found: Operation) -> fx.Node:
         with self.captured.graph.inserting_after(node):
