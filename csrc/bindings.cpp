@@ -239,7 +239,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         "Return (kernel_size int32 [n, 2], is_depthwise bool [n], weight_l1 float64 [n], "
         "kept bool [n, layers]): each achievable kernel size with its best kept layers, and the "
         "empty set where it is possible. `program` (int32, postfix) connects the layers: an index, "
-        "or -1 series, -2 sum, -3 join, -4 identity; empty: all in series.");
+        "or -1 series, -2 sum, -3 join, -4 identity, -5 - index a window without a layer; empty: "
+        "all in series.");
 
     m.def("solve_binned", &binned, py::arg("problem"), py::arg("budget_ns"), py::kw_only(),
           py::arg("bin_ns"), py::arg("rounding") = "up",

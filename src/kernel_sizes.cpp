@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -42,10 +43,11 @@ struct Branch {
     States states;
     bool has_layers = false;
 
-    // Whether it may be without its layers, as the identity.
-    bool can_be_empty() const {
-        return std::any_of(states.begin(), states.end(),
-                           [](const State& state) { return state.kind == nothing; });
+    // What is left of it without its layers, if it may be without them.
+    std::optional<State> without_layers() const {
+        const auto found = std::find_if(states.begin(), states.end(),
+                                        [](const State& state) { return state.kind == nothing; });
+        return found == states.end() ? std::nullopt : std::optional(*found);
     }
 };
 
@@ -132,15 +134,25 @@ class Search {
 
     void run(std::span<const std::int32_t> program, std::size_t place) {
         const std::int32_t code = program[place];
-        if (code >= std::int32_t(layers_.size()) || code < structure::identity)
-            throw std::invalid_argument(text("program[", place, "] must be the index of one of ",
-                                             layers_.size(), " layers or -1..-4, got ", code));
+        const auto layers = std::int64_t(layers_.size());
+        if (code >= layers || code < structure::identity - layers)
+            throw std::invalid_argument(text("program[", place, "] must be the index l of one of ",
+                                             layers, " layers, -5 - l, or -1..-4, got ", code));
         if (code >= 0)
             push_layer(std::size_t(code));
-        else if (code == structure::identity)
-            operands_.push_back({{State{}}, false});
+        else if (code <= structure::identity)
+            push_window(code);
         else
             combine(code, place);
+    }
+
+    void push_window(std::int32_t code) {
+        State state;
+        if (code != structure::identity) {
+            const auto l = std::size_t(structure::first_window - code);
+            state.growth = {layers_.growth_h[l], layers_.growth_w[l]};
+        }
+        operands_.push_back({fits(state.growth) ? States{state} : States{}, false});
     }
 
     void push_layer(std::size_t l) {
@@ -165,30 +177,41 @@ class Search {
         operands_.pop_back();
         Branch a = std::move(operands_.back());
         operands_.pop_back();
-        const bool may_lose_both = code != structure::sum || !a.has_layers || !b.has_layers ||
-                                   (a.can_be_empty() && b.can_be_empty());
-        if (code == structure::sum) {
-            allow_dropping(a);
-            allow_dropping(b);
-        }
-        operands_.push_back({unions(a, b, code, may_lose_both), a.has_layers || b.has_layers});
+        const bool has_layers = a.has_layers || b.has_layers;
+        operands_.push_back({code == structure::sum ? sums(a, b) : unions(a, b, code), has_layers});
     }
 
-    // A branch that keeps none of its layers leaves the sum, and grows nothing.
+    // A branch that keeps none of its layers leaves the sum, and grows nothing. If neither keeps
+    // any, the second one stays, without them.
+    States sums(Branch& a, Branch& b) {
+        const bool both = a.has_layers && b.has_layers;
+        const auto neither =
+            both && a.without_layers() ? b.without_layers() : std::optional<State>();
+        allow_dropping(a);
+        allow_dropping(b);
+        States states = unions(a, b, structure::sum);
+        if (!both) return states;
+        std::erase_if(states, [](const State& state) { return state.kind == nothing; });
+        if (neither)
+            states.insert(std::find_if(states.begin(), states.end(),
+                                       [&](const State& s) { return s.growth >= neither->growth; }),
+                          *neither);
+        return states;
+    }
+
     static void allow_dropping(Branch& branch) {
         if (!branch.has_layers) return;
         std::erase_if(branch.states, [](const State& state) { return state.kind == nothing; });
         branch.states.insert(branch.states.begin(), State{});
     }
 
-    States unions(const Branch& a, const Branch& b, std::int32_t code, bool may_lose_both) {
+    States unions(const Branch& a, const Branch& b, std::int32_t code) {
         std::vector<Union> found;
         found.reserve(a.states.size() * b.states.size());
         for (const State& x : a.states)
             for (const State& y : b.states) {
                 const Growth growth = joined(x.growth, y.growth, code);
                 if (!fits(growth)) continue;
-                if (!may_lose_both && x.kind == nothing && y.kind == nothing) continue;
                 const State state{growth, kind_of(x.kind, y.kind), x.layers + y.layers,
                                   x.norm + y.norm, 0};
                 found.push_back({state, x.set, y.set});

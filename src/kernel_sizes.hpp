@@ -10,8 +10,8 @@
 
 namespace layermerge {
 
-// The layers of one segment, in order. What can only be kept as a whole (and a pooling, which holds
-// no convolution) may stand as one layer here.
+// The layers of one segment, in order. What can only be kept as a whole may stand as one layer; so
+// may a pooling, which the program reads as a window.
 struct SegmentLayers {
     // What keeping the layer adds to the merged kernel, per axis:
     // dilation * (kernel - 1) * product of the strides of the segment's layers before it.
@@ -29,11 +29,14 @@ struct SegmentLayers {
 // parallel branches.
 namespace structure {
 inline constexpr std::int32_t series = -1;
-// A sum of branches. A branch with layers of which none is kept is left out of the sum, also where
-// its layers are irreducible, as long as another branch is there.
+// A sum of two branches. A branch with layers of which none is kept is left out of the sum, also
+// where its layers are irreducible, as long as the other one is there. If neither keeps any, which
+// both must allow, the second one is there.
 inline constexpr std::int32_t sum = -2;
 inline constexpr std::int32_t join = -3;      // branches that must all be there: concatenation
 inline constexpr std::int32_t identity = -4;  // an operand: a branch without layers
+// An operand: -5 - l grows the kernel as layer l says and is always there, but holds no layer.
+inline constexpr std::int32_t first_window = -5;
 }  // namespace structure
 
 struct MaxKernel {

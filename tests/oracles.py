@@ -89,25 +89,67 @@ def binned_values(arcs: Arcs, budget_ns: int, bin_ns: int, rounding: str) -> np.
     return best[last]
 
 
+class InfeasibleError(Exception):
+    """A layer that cannot be the identity is not kept."""
+
+
+def leaves_of(tree: tuple) -> list[int]:
+    """The layers of an expression (operator, operand, operand), ("layer", index), ..."""
+    if tree[0] == "layer":
+        return [tree[1]]
+    return [
+        leaf for operand in tree[1:] if isinstance(operand, tuple) for leaf in leaves_of(operand)
+    ]
+
+
+def growth_of(tree: tuple, kept: set[int], growth: list[int], irreducible: list[bool]) -> int:
+    """What an expression adds to a kernel along one axis when the layers `kept` stay."""
+
+    def grown(operand: tuple) -> int:
+        return growth_of(operand, kept, growth, irreducible)
+
+    match tree:
+        case ("identity",):
+            return 0
+        case ("window", place):
+            return growth[place]
+        case ("layer", place):
+            if place not in kept and irreducible[place]:
+                raise InfeasibleError
+            return growth[place] if place in kept else 0
+        case ("series", first, second):
+            return grown(first) + grown(second)
+        case ("join", first, second):
+            return max(grown(first), grown(second))
+    first, second = tree[1:]
+    terms = [t for t in (first, second) if not leaves_of(t) or kept & set(leaves_of(t))]
+    if not terms:
+        grown(first)  # both are lost, so both must be able to be without their layers
+        return grown(second)
+    return max(map(grown, terms))
+
+
 def best_kept(
+    tree: tuple,
     growth_h: list[int],
     growth_w: list[int],
     norms: list[float],
     irreducible: list[bool],
     depthwise: list[bool],
-) -> dict[tuple[int, int, bool], tuple[float, tuple[int, ...]]]:
-    """Best kept layers of each kernel size, over all subsets."""
-    layers = range(len(norms))
-    best: dict[tuple[int, int, bool], tuple[float, int, list[int], tuple[int, ...]]] = {}
-    for mask in range(1, 1 << len(norms)):
-        kept = tuple(layer for layer in layers if mask >> layer & 1)
-        if any(irreducible[layer] and layer not in kept for layer in layers):
+) -> dict[tuple[int, int, bool, bool], tuple[float, tuple[int, ...]]]:
+    """Best kept layers of each (height, width, any is kept, is depthwise), over all subsets."""
+    leaves = sorted(leaves_of(tree))
+    best: dict[tuple[int, int, bool, bool], tuple[float, int, list[int], tuple[int, ...]]] = {}
+    for mask in range(1 << len(leaves)):
+        kept = tuple(layer for place, layer in enumerate(leaves) if mask >> place & 1)
+        try:
+            height, width = (
+                1 + growth_of(tree, set(kept), axis, irreducible) for axis in (growth_h, growth_w)
+            )
+        except InfeasibleError:
             continue
-        key = (
-            1 + sum(growth_h[layer] for layer in kept),
-            1 + sum(growth_w[layer] for layer in kept),
-            all(depthwise[layer] for layer in kept),
-        )
+        is_depthwise = bool(kept) and all(depthwise[layer] for layer in kept)
+        key = (height, width, bool(kept), is_depthwise)
         rank = (sum(norms[layer] for layer in kept), len(kept), [-layer for layer in kept], kept)
         if key not in best or rank[:3] > best[key][:3]:
             best[key] = rank

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 from functools import cache
-from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from layermerge.errors import InputError
 from layermerge.tracing import trace
 from networks import ZOO, basic_block, images, with_pool_and_head, zoo
 from random_networks import networks
+from segment_oracle import best_subsets
 
 ENTRIES = Path(__file__).parent / "data" / "resnet34.entries.csv"
 
@@ -24,40 +24,18 @@ def network_of(name):
     return trace(zoo(name), images(2, 3, 16, 16))
 
 
-def best_kept_sets(network, segment):
-    """For each kernel size, and depthwise or not, the kept layers of largest norm; all subsets."""
-    layers = network.layers_of(segment)
-    jumps = dict(zip(layers, segment.jumps, strict=True))
-    best = {}
-    for count in range(1, len(layers) + 1):
-        for kept in combinations(layers, count):
-            if any(layer.is_irreducible and layer not in kept for layer in layers):
-                continue
-            size = tuple(
-                1
-                + sum(
-                    jumps[layer][axis] * layer.dilation[axis] * (layer.kernel_size[axis] - 1)
-                    for layer in kept
-                )
-                for axis in (0, 1)
-            )
-            key = (size, all(layer.is_depthwise for layer in kept))
-            norm = sum(layer.weight_l1 for layer in kept)
-            if norm > best.get(key, (-1.0, ()))[0]:
-                best[key] = (norm, tuple(layer.index for layer in kept))
-    return {(size, kept) for (size, _), (_, kept) in best.items()}
-
-
 def assert_candidates_are_the_best_subsets(network):
     space = enumerate_candidates(network)
+    norms = {layer.index: layer.weight_l1 for layer in network.layers}
     for segment in network.segments:
-        found = [
-            (candidate.kernel_size, candidate.kept)
+        found = {
+            (candidate.kernel_size, candidate.signature.is_depthwise): sum(
+                norms[layer] for layer in candidate.kept
+            )
             for candidate in space.candidates
-            if (candidate.start, candidate.end) == (segment.start, segment.end)
-        ]
-        assert set(found) == best_kept_sets(network, segment)
-        assert len(found) == len(set(found))
+            if (candidate.start, candidate.end) == (segment.start, segment.end) and candidate.kept
+        }
+        assert found == pytest.approx(best_subsets(network, segment), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -97,7 +75,7 @@ def test_entries_of_resnet34_are_those_of_the_authors():
     main_path = [layer for layer in network.layers[1:] if "shortcut" not in layer.name]
     number = {layer.index: place for place, layer in enumerate(main_path, start=1)}
     found = []
-    for candidate in enumerate_candidates(network).candidates:
+    for candidate in enumerate_candidates(network, drop_segments=False).candidates:
         layers = range(candidate.start + 1, candidate.end + 1)
         if not all(layer in number for layer in layers):
             continue
@@ -146,6 +124,10 @@ def test_output_sizes_and_flops_follow_from_the_signature(name):
     for candidate in enumerate_candidates(network).candidates:
         signature = candidate.signature
         assert signature.output_size == segments[candidate.start, candidate.end].output_size
+        assert signature.is_identity == (not candidate.kept)
+        if signature.is_identity:
+            assert signature.flops == signature.num_weights == 0
+            continue
         conv = nn.Conv2d(
             signature.in_channels,
             signature.out_channels,
@@ -165,7 +147,48 @@ def test_depth_keeps_every_convolution():
 def test_layer_only_merges_nothing():
     space = enumerate_candidates(network_of("basic"), method="layer_only")
     assert len(space.candidates) > space.network.num_layers
-    assert all(len(candidate.kept) == 1 for candidate in space.candidates)
+    assert {len(candidate.kept) for candidate in space.candidates} == {0, 1}
+
+
+def test_dropped_segments_are_offered_where_the_input_may_stand_in_for_the_output():
+    network = network_of("basic")
+    dropped = [c for c in enumerate_candidates(network).candidates if not c.kept]
+    # The whole identity block goes; a layer of its branch may not, for that would double the value.
+    assert [(c.start, c.end) for c in dropped] == [(1, 3), (6, 8)]
+    assert all(c.signature.is_identity and c.kernel_size == (1, 1) for c in dropped)
+    kept = enumerate_candidates(network, drop_segments=False).candidates
+    assert {c.key for c in kept} == {c.key for c in enumerate_candidates(network).candidates} - {
+        c.key for c in dropped
+    }
+
+
+def test_segments_and_flops_above_the_limits_are_left_out_and_counted():
+    network = network_of("basic")
+    everything = enumerate_candidates(network).candidates
+    short = enumerate_candidates(network, max_segment=2).candidates
+    assert [c.key for c in short] == [c.key for c in everything if c.end - c.start <= 2]
+
+    def is_heavy(candidate):
+        replaced = sum(layer.flops for layer in network.layers[candidate.start : candidate.end])
+        return not candidate.is_original and candidate.signature.flops > 1.5 * replaced
+
+    light = enumerate_candidates(network, max_flops_ratio=1.5)
+    heavy = [c for c in everything if is_heavy(c)]
+    assert {c.key for c in light.candidates} == {c.key for c in everything} - {c.key for c in heavy}
+    assert light.skipped == {"more than 1.5 times the FLOPs": len(heavy)}
+    assert heavy
+
+
+def test_an_added_activation_is_that_which_was_removed_last():
+    network = network_of("inverted")
+    plain = {(c.start, c.end, c.kept): c for c in enumerate_candidates(network).candidates}
+    for candidate in enumerate_candidates(network, boundary_activation=True).candidates:
+        was = plain[candidate.start, candidate.end, candidate.kept]
+        merges = candidate.end - candidate.start > 1 and candidate.kept
+        wants_one = merges and was.signature.activation is None
+        assert candidate.activation == ("relu6" if wants_one else None)
+        assert candidate.signature.activation == (was.signature.activation or candidate.activation)
+        assert ("+relu6" in candidate.key) == bool(wants_one)
 
 
 def test_kernels_above_the_limit_are_left_out_except_those_of_original_layers():
@@ -202,6 +225,14 @@ def test_equal_signatures_are_listed_once():
         ({"method": "magic"}, "method must be one of layermerge, depth, layer_only; got 'magic'"),
         ({"max_kernel": 0}, "max_kernel must be a whole number of at least 1, got 0"),
         ({"max_kernel": 2.5}, "max_kernel must be a whole number of at least 1, got 2.5"),
+        ({"max_segment": 0}, "max_segment must be a whole number of at least 1, got 0"),
+        ({"max_flops_ratio": 0}, "max_flops_ratio must be a number greater than 0, got 0"),
+        ({"max_flops_ratio": float("nan")}, "max_flops_ratio must be .* got nan"),
+        ({"max_flops_ratio": "2"}, "max_flops_ratio must be a number greater than 0, got '2'"),
+        ({"frozen": ["0.0"]}, r"frozen names layer '0.0'; layers are 1\.\.4"),
+        ({"breaks": [1.5]}, r"breaks names position 1.5; positions are 0\.\.4"),
+        ({"frozen": 1}, "frozen must be a collection of layers, got 1"),
+        ({"breaks": "12"}, "breaks names position '1'"),
         ({"frozen": [99]}, r"frozen names layer 99; layers are 1\.\.4"),
         ({"breaks": [-1]}, r"breaks names position -1; positions are 0\.\.4"),
     ],

@@ -9,6 +9,7 @@ from torch import nn
 from layermerge.dataflow import Kind
 from layermerge.errors import InputError
 from layermerge.graph import capture
+from layermerge.operations import classify
 from layermerge.tracing import trace
 from layermerge.values import operation
 from networks import ConvNorm, images
@@ -32,7 +33,7 @@ WRAPPED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Lazy modules")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script", "ignore:Lazy modules")
 @pytest.mark.parametrize("name", WRAPPED)
 def test_what_is_no_plain_model_yet_is_refused(name):
     make, message = WRAPPED[name]
@@ -66,6 +67,7 @@ def test_a_module_with_a_hook_is_a_barrier(place, hook):
     else:
         model[place].register_forward_pre_hook(hook)
     captured = capture(model, X)
+    classify(captured)
     found = next(operation(n) for n in captured.graph.nodes if n.target == str(place))
     assert found.kind is Kind.BARRIER
     assert f"{place} has the forward hook {hook.__name__}" in found.reason

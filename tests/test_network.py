@@ -3,10 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from torch import nn
 
 from layermerge.network import Layer, describe_layer
 from layermerge.tracing import trace
+from layermerge.windows import Window
 from networks import images, zoo
 
 LAYER = Layer(
@@ -55,12 +55,6 @@ def test_depthwise_layers_convolve_each_channel_on_its_own(change, expected):
     assert replace(LAYER, **change).is_depthwise is expected
 
 
-def test_growth_is_what_the_layer_adds_to_a_merged_kernel():
-    assert LAYER.growth == (4, 4)
-    reach = nn.Conv2d(4, 4, (3, 5), dilation=(2, 1))(images(1, 4, 20, 20)).shape[2:]
-    assert (20 - reach[0], 20 - reach[1]) == LAYER.growth
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -83,7 +77,10 @@ def test_segments_know_their_layers():
     for segment in network.segments:
         layers = network.layers_of(segment)
         assert [layer.index for layer in layers] == list(segment.indices)
-        assert len(segment.jumps) == len(layers)
+        assert [node.layer for node in network.nodes_of(segment) if node.layer] == list(
+            segment.indices
+        )
+        assert segment.input_size == layers[0].input_size
         assert segment.output_size == layers[-1].output_size
 
 
@@ -108,4 +105,8 @@ def test_the_fingerprint_depends_on_structure_alone():
     assert heavier.fingerprint == renamed.fingerprint == network.fingerprint
     wider = replace(network, layers=(replace(layer, out_channels=99), *network.layers[1:]))
     fewer = replace(network, segments=network.segments[1:])
-    assert len({network.fingerprint, wider.fingerprint, fewer.fingerprint}) == 3
+    pooled = replace(network.nodes[0].operation, window=Window((9, 9)))
+    windowed = replace(
+        network, nodes=(replace(network.nodes[0], operation=pooled), *network.nodes[1:])
+    )
+    assert len({each.fingerprint for each in (network, wider, fewer, windowed)}) == 4

@@ -51,14 +51,19 @@ def random_plans(draw):
     segments, position = [], 0
     for _ in range(draw(st.integers(1, 5))):
         end = position + draw(st.integers(1, 4))
-        kept = draw(st.sets(st.integers(position + 1, end), min_size=1))
+        kept = draw(st.sets(st.integers(position + 1, end)))
         size = (draw(st.integers(1, 21)), draw(st.integers(1, 21)))
         latency_ns, importance = draw(st.integers(0, 2**62)), draw(st.floats(allow_nan=False))
+        added = draw(st.sampled_from([(None, None), ("relu", None), (None, "norm"), ("silu", "n")]))
         segments.append(
-            PlannedSegment(position, end, size, tuple(sorted(kept)), latency_ns, importance)
+            PlannedSegment(position, end, size, tuple(sorted(kept)), latency_ns, importance, *added)
         )
         position = end
-    return Plan(draw(st.text()), position, SPEC, tuple(segments), draw(st.none() | st.integers(0)))
+    remove = draw(st.sampled_from([("activation",), ("activation", "gate", "norm"), ()]))
+    budget_ns = draw(st.none() | st.integers(0))
+    return Plan(
+        draw(st.text()), position, SPEC, tuple(segments), budget_ns=budget_ns, remove=remove
+    )
 
 
 @settings(deadline=None)
@@ -83,10 +88,20 @@ def test_a_plan_explains_each_segment():
     assert "one 5x3 convolution from layers 2, 4; 1 removed" in lines[1]
 
 
+def test_a_plan_explains_what_is_dropped_and_what_is_added():
+    dropped = PlannedSegment(0, 2, (1, 1), ())
+    added = PlannedSegment(2, 4, (3, 3), (3,), activation="relu", norm="norm_2")
+    lines = Plan("f", 4, SPEC, (dropped, added)).explain().splitlines()
+    assert "1..2     -> nothing: its input passes through" in lines[0]
+    assert "from layer 3; 1 removed; then norm_2; then relu" in lines[1]
+
+
 def test_the_original_plan_keeps_everything():
     plan = original_plan(network())
     assert plan.activations == plan.convolutions == (1, 2, 3, 4)
     assert all(planned.is_original for planned in plan.segments)
+    candidates = enumerate_candidates(network()).original
+    assert [s.kernel_size for s in plan.segments] == [c.kernel_size for c in candidates]
 
 
 def test_replacing_a_segment_keeps_the_rest():
@@ -110,8 +125,8 @@ def test_replacing_a_segment_keeps_the_rest():
         ([], r"covers positions 0\.\.0; expected 0\.\.3"),
         ([segment(0, 4, 1)], r"covers positions 0\.\.4; expected 0\.\.3"),
         ([segment(0, 0, 1), segment(0, 3, 1)], r"\(0, 0\] does not continue"),
-        ([segment(0, 3)], r"keeps \[\]: expected at least one of its layers 1\.\.3, in order"),
-        ([segment(0, 3, 4)], r"keeps \[4\]: expected at least one of its layers 1\.\.3"),
+        ([segment(0, 3, 4)], r"keeps \[4\]: expected layers of 1\.\.3, in order"),
+        ([segment(0, 1, 1), segment(1, 3, 1)], r"keeps \[1\]: expected layers of 2\.\.3"),
         ([segment(0, 3, 2, 1)], r"keeps \[2, 1\]: expected .* in order"),
         ([segment(0, 3, 1, 1)], r"keeps \[1, 1\]: expected .* in order"),
     ],
@@ -145,13 +160,14 @@ def damaged(change):
         (lambda path: "", "cannot be read as a plan"),
         (lambda path: "[1, 2]", 'is not a LayerMerge plan: it has no "schema": "layermerge-plan"'),
         (lambda path: '{"segments": []}', "is not a LayerMerge plan"),
-        (damaged(lambda d: d.update(schema_version=2)), "version 2; .* reads version 1: install"),
+        (damaged(lambda d: d.update(schema_version=3)), "version 3; .* reads version 2: install"),
         (damaged(lambda d: d.pop("inputs")), "is not a valid plan: 'inputs' is missing"),
         (damaged(lambda d: d["segments"][1].pop("kept")), "not a valid plan: 'kept' is missing"),
         (damaged(lambda d: d.update(colour="red")), "is not a valid plan: .*colour"),
         (damaged(lambda d: d.update(segments=None)), "is not a valid plan"),
         (damaged(lambda d: d["segments"].pop(1)), r"is not a valid plan: .*does not continue"),
-        (damaged(lambda d: d["segments"][1].update(kept=[])), r"is not a valid plan: .*keeps \[\]"),
+        (damaged(lambda d: d["segments"][1].update(kept=[9])), r"not a valid plan: .*keeps \[9\]"),
+        (damaged(lambda d: d.update(remove=["foo"])), "remove must be of activation, gate, norm"),
         (damaged(lambda d: d["segments"][1].update(kept=["2"])), "not a valid plan: .*integers"),
         (damaged(lambda d: d["segments"][1].update(end=4.0)), "not a valid plan: .*integers"),
         (damaged(lambda d: d.update(num_layers=True)), "not a valid plan: .*integer"),

@@ -4,20 +4,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from torch import nn
 
+from layermerge.convolutions import conv_padding
 from layermerge.dataflow import Kind
+from layermerge.gates import parts_of
 from layermerge.graph import capture
-from layermerge.regions import (
-    conv_padding,
-    convolution,
-    find_regions,
-    layer_nodes,
-    region_between,
-)
-from layermerge.values import operation
+from layermerge.operations import classify
+from layermerge.regions import find_regions, layer_nodes, region_between
+from layermerge.slicing import narrow_slices
+from layermerge.values import operation, side_of, sources_of
 from networks import ZOO, images, zoo
 from random_networks import networks
 
-INSIDE = {Kind.LAYER, Kind.NORM, Kind.ACTIVATION, Kind.SUM, Kind.IDENTITY}
+OUTSIDE = {Kind.BARRIER, Kind.PART}
+NEEDS_LAYER_BEHIND = {
+    Kind.ACTIVATION,
+    Kind.GATE,
+    Kind.STATISTIC_NORM,
+    Kind.POOL,
+    Kind.PAD,
+}
 
 
 def regions_by_definition(captured):
@@ -25,15 +30,22 @@ def regions_by_definition(captured):
     layers = layer_nodes(captured)
     found = {}
     for start, first in enumerate(layers):
-        (entry,) = first.all_input_nodes
+        entry = before_own_padding(first)
         for exit in captured.graph.nodes:
             nodes = nodes_between(captured, entry, exit)
             held = [layers.index(node) + 1 for node in nodes if node in layers]
             if held != list(range(start + 1, start + 1 + len(held))) or not held:
                 continue
-            if is_region(captured, entry, exit, nodes):
+            if is_region(entry, exit, nodes, layers) and (len(held) > 1 or is_bare(first, nodes)):
                 found[start, start + len(held)] = (entry, nodes)  # a later exit: a larger region
     return found
+
+
+def before_own_padding(layer):
+    (source,) = sources_of(layer)
+    while operation(source).kind is Kind.PAD and list(source.users) == [layer]:
+        layer, (source,) = source, sources_of(source)
+    return source
 
 
 def nodes_between(captured, entry, exit):
@@ -43,45 +55,64 @@ def nodes_between(captured, entry, exit):
         node = stack.pop()
         if node is not entry and node not in inside:
             inside.add(node)
-            stack.extend(node.all_input_nodes)
+            stack.extend(sources_of(node))
     return tuple(node for node in captured.graph.nodes if node in inside)
 
 
-def is_region(captured, entry, exit, nodes):
+def is_region(entry, exit, nodes, layers):
     inside = set(nodes)
+    own = inside.union(*(parts_of(node) for node in nodes))
     return (
-        all(operation(node).kind in INSIDE for node in nodes)
-        and all(set(node.users) <= inside for node in nodes if node is not exit)
+        all(operation(node).kind not in OUTSIDE for node in nodes)
+        and all(set(node.users) <= own for node in nodes if node is not exit)
         and all(
-            leads_to_layer(node, inside)
+            leads_to_layer(node, inside, layers)
             for node in nodes
-            if operation(node).kind is Kind.ACTIVATION
+            if operation(node).kind in NEEDS_LAYER_BEHIND
         )
-        and not any(joins_growth(captured, entry, node) for node in nodes)
+        and all(len(strides(entry, node)) == 1 for node in nodes)
+        and not any(depends_on(side_of(node), entry) for node in nodes if side_of(node))
     )
 
 
-def leads_to_layer(node, inside):
+def is_bare(layer, nodes):
+    """Whether there is only a layer with its norm, and the padding in front of it."""
+    first = nodes.index(layer)
+    behind = nodes[first + 1 :]
+    return all(operation(node).kind is Kind.PAD for node in nodes[:first]) and (
+        not behind
+        or (
+            len(behind) == 1
+            and operation(behind[0]).kind is Kind.NORM
+            and sources_of(behind[0]) == [layer]
+        )
+    )
+
+
+def leads_to_layer(node, inside, layers):
     users = [user for user in node.users if user in inside]
-    return any(operation(user).kind is Kind.LAYER or leads_to_layer(user, inside) for user in users)
+    return any(user in layers or leads_to_layer(user, inside, layers) for user in users)
 
 
-def joins_growth(captured, entry, node):
-    """Whether two branches of an addition hold convolutions larger than 1x1 of their own."""
-    if len(node.all_input_nodes) < 2:
-        return False
-    first, second = (
-        {
-            inner
-            for inner in nodes_between(captured, entry, term)
-            if inner in layer_nodes(captured) and max(convolution(captured, inner).kernel_size) > 1
-        }
-        for term in node.all_input_nodes
-    )
-    return bool(first - second) and bool(second - first)
+def strides(entry, node):
+    """The products of the strides along all paths from the entry."""
+    if node is entry:
+        return {(1, 1)}
+    own = operation(node).window.stride
+    return {
+        (height * own[0], width * own[1])
+        for source in sources_of(node)
+        for height, width in strides(entry, source)
+    }
 
 
-def assert_regions_follow_the_definition(captured):
+def depends_on(node, origin):
+    return node is origin or any(depends_on(source, origin) for source in node.all_input_nodes)
+
+
+def assert_regions_follow_the_definition(captured, remove=("activation",)):
+    narrow_slices(captured)
+    classify(captured, remove)
     found = {(r.start, r.end): (r.entry, r.nodes) for r in find_regions(captured)}
     assert found == regions_by_definition(captured)
 
@@ -102,6 +133,7 @@ def test_regions_of_random_networks_are_all_that_the_definition_allows(drawn):
 @pytest.mark.parametrize("name", ZOO)
 def test_the_nodes_of_a_region_lie_between_its_ends(name):
     captured = capture(zoo(name), images(1, 3, 16, 16))
+    classify(captured)
     regions = list(find_regions(captured))
     assert [(r.start, r.end) for r in regions] == sorted({(r.start, r.end) for r in regions})
     for region in regions:

@@ -120,14 +120,7 @@ def test_a_block_ends_with_its_sum_and_activation():
     assert (by_span[1, 2].is_sum, by_span[1, 2].activation) == (True, "relu")
     assert (by_span[0, 2].is_sum, by_span[0, 2].activation) == (False, "relu")
     assert (by_span[0, 1].is_sum, by_span[0, 1].activation) == (False, None)
-    assert by_span[0, 3].jumps == ((1, 1), (1, 1), (1, 1))
-
-
-def test_jumps_are_the_strides_between_entry_and_layer():
-    network = network_of(conv(stride=2), conv(stride=(1, 2)), conv())
-    by_span = {(segment.start, segment.end): segment for segment in network.segments}
-    assert by_span[0, 3].jumps == ((1, 1), (2, 2), (2, 4))
-    assert by_span[1, 3].jumps == ((1, 1), (1, 2))
+    assert (by_span[0, 2].is_droppable, by_span[1, 2].is_droppable) == (True, False)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -176,10 +169,12 @@ class DoublingNorm(nn.BatchNorm2d):
     [
         (nn.MaxPool2d(3, 1, 1), "MaxPool2d cannot be part of a convolution"),
         (conv(padding_mode="reflect"), "padding_mode=reflect at 1"),
-        (Doubling(4, 4, 3, padding=1), "Doubling at 1 has a forward of its own"),
-        (DoublingNorm(4), "mul is not affine"),
+        (Doubling(4, 4, 3, padding=1), "the weight of 1 is computed in its forward"),
         (nn.BatchNorm2d(4, track_running_stats=False), "no running statistics"),
-        (nn.GroupNorm(2, 4), "GroupNorm cannot be part"),
+        (nn.GroupNorm(2, 4), "GroupNorm at _1 stays (remove='norm' lets it go)"),
+        (nn.ConvTranspose2d(4, 4, 3, padding=1), "transposed convolution at 1"),
+        (nn.ZeroPad2d(-1), "cropping"),
+        (nn.AvgPool2d(3, 1, 1, divisor_override=2), "average pooling with a divisor of its own"),
     ],
 )
 def test_barriers_are_given_with_their_reason(middle, reason):
@@ -205,10 +200,13 @@ def test_a_subclass_with_the_forward_of_conv2d_is_a_layer():
     assert (0, 3) in spans(network)
 
 
-def test_branches_that_both_enlarge_the_kernel_are_explained():
+def test_a_norm_with_more_arithmetic_is_no_barrier():
+    assert spans(network_of(conv(), DoublingNorm(4), conv())) == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_branches_that_both_enlarge_the_kernel_merge():
     network = network_of(Block(conv(), nn.Conv2d(4, 4, 3, padding=1)), RepVgg(4))
-    assert (0, 2) not in spans(network)
-    assert network.blocked[0] is not None
+    assert {(0, 2), (0, 4), (2, 4)} <= set(spans(network))
 
 
 def test_a_model_without_convolutions_is_refused():

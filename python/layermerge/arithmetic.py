@@ -76,8 +76,10 @@ def _is_constant_in_space(side: fx.Node, value: fx.Node) -> bool:
 
 
 def _scale(captured: fx.GraphModule, node: fx.Node) -> Classified | None:
-    is_inverse = "div" in str(node.target) and not isinstance(node.args[0], fx.Node)
-    if len(node.args) != 2 or node.kwargs or is_inverse:
+    if len(node.args) != 2 or node.kwargs:
+        return None
+    divisor = node.args[1] if "div" in str(node.target) else None
+    if isinstance(divisor, fx.Node) and not is_constant(divisor):
         return None
     return _per_channel(captured, node)
 

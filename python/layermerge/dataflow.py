@@ -134,7 +134,7 @@ def survivors(nodes: Sequence[Node], entry: str, kept: Collection[int]) -> Survi
         Indices of the layers that stay.
     """
     gone = {node.name for node in nodes if node.layer and node.layer not in kept}
-    padded = {s for node in nodes if node.name in gone for s in node.sources}
+    padded = _read_only_by(gone, nodes)
     layers = _upstream_layers(nodes, entry)
     held = sum(1 << layer for layer in kept)
     became: dict[str, str] = {}
@@ -168,6 +168,12 @@ def _terms_left(node: Node, layers: Mapping[str, int], held: int) -> list[str]:
     own = {first: layers[first] & ~layers[second], second: layers[second] & ~layers[first]}
     left = [term for term in (first, second) if not own[term] or own[term] & held]
     return left or [second]
+
+
+def _read_only_by(gone: Collection[str], nodes: Sequence[Node]) -> set[str]:
+    """The values that nodes which go use, and no others."""
+    used = {source for node in nodes if node.name in gone for source in node.sources}
+    return used - {source for node in nodes if node.name not in gone for source in node.sources}
 
 
 def _goes_along(node: Node, gone: Collection[str], padded: Collection[str]) -> bool:

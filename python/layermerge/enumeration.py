@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -118,15 +118,19 @@ def _check(
         if limit is not None and (not isinstance(limit, Integral) or limit < 1):
             raise InputError(f"{name} must be a whole number of at least 1, got {limit!r}")
     ratio = limits["max_flops_ratio"]
-    if ratio is not None and not ratio > 0:
+    if ratio is not None and not (isinstance(ratio, Real) and ratio > 0):
         raise InputError(f"max_flops_ratio must be a number greater than 0, got {ratio!r}")
-    for layer in frozen:
-        if not 1 <= layer <= network.num_layers:
-            raise InputError(f"frozen names layer {layer}; layers are 1..{network.num_layers}")
-    for position in breaks:
-        if not 0 <= position <= network.num_layers:
+    _check_places("frozen", "layer", frozen, range(1, network.num_layers + 1))
+    _check_places("breaks", "position", breaks, range(network.num_layers + 1))
+
+
+def _check_places(name: str, word: str, places: Collection[int], allowed: range) -> None:
+    if not isinstance(places, Collection):
+        raise InputError(f"{name} must be a collection of {word}s, got {places!r}")
+    for place in places:
+        if not isinstance(place, Integral) or place not in allowed:
             raise InputError(
-                f"breaks names position {position}; positions are 0..{network.num_layers}"
+                f"{name} names {word} {place!r}; {word}s are {allowed[0]}..{allowed[-1]}"
             )
 
 

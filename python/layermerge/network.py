@@ -200,11 +200,15 @@ class Network:
     def fingerprint(self) -> str:
         """Hash of the structure (not of the weights): equal for networks that share every table."""
         layers = [asdict(replace(layer, weight_l1=0.0)) for layer in self.layers]
-        nodes = [(node.name, node.kind.value, *node.sources) for node in self.nodes]
+        nodes = [
+            (node.name, node.kind.value, asdict(node.operation.window), node.operation.channels)
+            for node in self.nodes
+        ]
+        sources = [node.sources for node in self.nodes]
         segments = [(segment.start, segment.end, segment.exit) for segment in self.segments]
         barriers = [(barrier.name, barrier.kind) for barrier in self.barriers]
         inputs = [asdict(spec) for spec in self.inputs]
-        document = [inputs, layers, nodes, segments, barriers]
+        document = [inputs, layers, nodes, sources, segments, barriers]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
     def explain(self) -> str:

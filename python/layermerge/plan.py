@@ -13,7 +13,7 @@ from layermerge.dataflow import REMOVABLE
 from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError
 from layermerge.network import InputSpec, Layer, Network
-from layermerge.windows import Size
+from layermerge.windows import Size, Window
 
 if TYPE_CHECKING:
     from layermerge.candidates import Candidate
@@ -157,7 +157,8 @@ def planned_segment(
 
 
 def _original(layer: Layer) -> PlannedSegment:
-    return PlannedSegment(layer.index - 1, layer.index, layer.kernel_size, (layer.index,))
+    down, across = Window(layer.kernel_size, dilation=layer.dilation).growth
+    return PlannedSegment(layer.index - 1, layer.index, (down + 1, across + 1), (layer.index,))
 
 
 def _plan_of(network: Network, segments: Iterable[PlannedSegment]) -> Plan:

@@ -7,18 +7,19 @@ something, as in a densely connected block, all their layers are kept: they stan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from layermerge.dataflow import Kind, Node
 from layermerge.windows import Size, Window, compose, union
 
 SERIES, SUM, JOIN, IDENTITY = -1, -2, -3, -4
+_FIRST_WINDOW = -5
 
 
 @dataclass(frozen=True)
 class Block:
-    """What is kept or removed as one: a layer, several, or a pooling (no layer).
+    """What is kept or removed as one: a layer, several, or a pooling (no layer, always there).
 
     Attributes
     ----------
@@ -118,7 +119,8 @@ class _Decomposition:
             self._push(Block(layers, growth, is_rigid=True))
 
     def _push(self, block: Block) -> None:
-        self.result.program.append(len(self.result.blocks))
+        place = len(self.result.blocks)
+        self.result.program.append(place if block.layers else _FIRST_WINDOW - place)
         self.result.blocks.append(block)
 
 
@@ -172,8 +174,3 @@ def _upstream(nodes: Sequence[Node], exit: str, entry: str) -> Sequence[Node]:
             found.append(node)
             needed.update(source for source in node.sources if source != entry)
     return found[::-1]
-
-
-def irreducible_blocks(blocks: Sequence[Block], irreducible: Mapping[int, bool]) -> list[bool]:
-    """Whether each block must stay."""
-    return [block.is_rigid or irreducible[block.layers[0]] for block in blocks]
