@@ -22,7 +22,7 @@ OPTIONS = Options(
     threads=1,
     target_rsd=0.2,
     max_seconds=1.5,
-    search=SearchSpace(max_kernel=5),
+    space=SearchSpace(max_kernel=5),
     score_name="accuracy",
 )
 NUM_LAYERS = 5

@@ -166,7 +166,7 @@ def run_demo(
         evaluate_fn=recipe.evaluate_fn,
         study=folder / STUDY_FILE,
         options=Options(
-            search=SearchSpace(max_kernel=settings.max_kernel),
+            space=SearchSpace(max_kernel=settings.max_kernel),
             threads=threads,
             target_rsd=settings.target_rsd,
             max_seconds=settings.max_seconds,

@@ -47,7 +47,7 @@ class Options:
 
     Attributes
     ----------
-    search : SearchSpace
+    space : SearchSpace
         What a plan is chosen from.
     objective : {"exp_delta", "delta"}
         See `ImportanceScores.of`.
@@ -65,7 +65,7 @@ class Options:
         Show progress bars on a terminal.
     """
 
-    search: SearchSpace = field(default_factory=SearchSpace)
+    space: SearchSpace = field(default_factory=SearchSpace)
     objective: str = "exp_delta"
     device: str | None = None
     threads: int | None = None
@@ -160,9 +160,9 @@ def compress(
     stages = _Stages()
     with opened(study) as store:
         with stages.timed("trace"):
-            network = trace(model, example_inputs, remove=options.search.remove)
+            network = trace(model, example_inputs, remove=options.space.remove)
             base = merge(rewrite(model, original_plan(network)))
-            space = options.search.enumerate(network)
+            space = options.space.enumerate(network)
         with stages.timed("latency"):
             profile = _measure(model, base, space, example_inputs, store, options)
         _check_reachable(profile, budget)
@@ -333,9 +333,9 @@ def _provenance(options: Options, budget: Budget) -> dict[str, Any]:
         "layermerge": version("layermerge"),
         "torch": torch.__version__,
         "budget": str(budget),
-        "search": {
+        "space": {
             name: value if isinstance(value, (str, int, float)) else value and list(value)
-            for name, value in vars(options.search).items()
+            for name, value in vars(options.space).items()
         },
         "objective": options.objective,
         "estimator": options.estimator,

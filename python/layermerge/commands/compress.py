@@ -149,7 +149,7 @@ def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
         evaluate_fn=recipe.evaluate_fn,
         study=out / "study.db",
         options=Options(
-            search=search_space(arguments),
+            space=search_space(arguments),
             threads=arguments.threads,
             max_seconds=arguments.max_seconds,
             estimator=recipe.estimator,
