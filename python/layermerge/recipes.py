@@ -10,7 +10,7 @@ from torch import nn
 
 from layermerge.datasets import Dataset
 from layermerge.finetuning import FinetuneSettings, finetune, score_classification
-from layermerge.importance.estimation import ScoreFunction, TrainFunction
+from layermerge.importance.estimators import ScoreFunction, TrainFunction
 
 
 @dataclass(frozen=True)

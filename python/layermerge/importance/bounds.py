@@ -1,11 +1,11 @@
-"""Upper bounds on scores that are not known yet (no torch).
+"""Predictions of scores that are not known yet, and upper bounds on them (no torch).
 
 Three facts bound the change Δ of the score of an entry that was not evaluated, each up to a margin:
 
 - no replacement beats the original network: Δ <= gain;
 - removing more is not better: if d removes a subset of what c removes, Δ(c) <= Δ(d) + order;
-- a training-free score predicts: Δ <= p(g) + prediction · r, where p is the best non-decreasing fit
-  of the known Δ on their training-free scores g, and r the largest |Δ - p(g)| among them.
+- known scores predict unknown ones: Δ <= p + prediction · e, where p is a linear model of what an
+  entry removes, fitted to the known Δ, and e its root mean square error, leaving one out.
 
 None of them is certain, which is why a plan that rests on them says so.
 """
@@ -23,6 +23,8 @@ from layermerge.errors import InputError
 
 FEWEST_KNOWN = 6
 """Known scores that a prediction needs before it bounds anything."""
+SHARED_PENALTY, SINGLE_PENALTY = 1e-4, 1e-2
+"""Ridge of the weights that all entries share, and of those of single layers and activations."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,12 @@ class Margins:
     gain, order : float
         In units of the raw score.
     prediction : float
-        In multiples of the largest error so far; infinity leaves predictions out of the bounds.
+        In multiples of the prediction's error; infinity leaves predictions out of the bounds.
     """
 
     gain: float = 0.0
     order: float = 0.0
-    prediction: float = math.inf
+    prediction: float = 2.0
 
     def __post_init__(self) -> None:
         for name in ("gain", "order", "prediction"):
@@ -48,8 +50,11 @@ class Margins:
                 raise InputError(f"margin {name} must be at least 0, got {value!r}")
 
 
+ASSUMED = Margins()
+
+
 class Bounds:
-    """Bounds for the entries of a table.
+    """Predictions and bounds for the entries of a table.
 
     Parameters
     ----------
@@ -57,7 +62,7 @@ class Bounds:
     kept : sequence of tuple of int, n of them
         The layers that each entry keeps.
     guesses : float array [n], optional
-        Training-free scores, in any unit; higher is better.
+        Training-free scores, in any unit; higher is better. They enter the prediction.
     margins : Margins
     """
 
@@ -67,18 +72,17 @@ class Bounds:
         end: NDArray[np.integer],
         kept: Sequence[tuple[int, ...]],
         guesses: NDArray[np.float64] | None = None,
-        margins: Margins = Margins(),
+        margins: Margins = ASSUMED,
     ) -> None:
-        removed = removals(start, end, kept)
+        removed = removals(start, end, kept).astype(np.float64)
         self.num_removed = removed.sum(1)
-        self.guesses = guesses
         self.margins = margins
+        self._features, self._penalty = _features(removed, guesses)
         # d removes a subset of what c removes if all it removes is removed by c too.
-        common = removed.astype(np.float32) @ removed.T.astype(np.float32)
-        self._is_subset = common == self.num_removed[:, None]
+        self._is_subset = removed @ removed.T == self.num_removed[:, None]
 
     def upper(self, delta: NDArray[np.float64]) -> NDArray[np.float64]:
-        """An upper bound on each Δ, from the known ones; NaN and -inf are not known.
+        """An upper bound on each Δ, from the known ones; NaN and minus infinity are not known.
 
         Returns
         -------
@@ -91,29 +95,48 @@ class Bounds:
             by_order = np.where(self._is_subset[known], delta[known, None], np.inf).min(0)
             bound = np.minimum(bound, by_order + self.margins.order)
         if len(known) >= FEWEST_KNOWN and math.isfinite(self.margins.prediction):
-            bound = np.minimum(bound, self._predicted_at_most(delta, known))
+            predicted, error = self._fit(delta, known)
+            bound = np.minimum(bound, predicted + self.margins.prediction * error)
         return bound
 
     def predict(self, delta: NDArray[np.float64]) -> NDArray[np.float64]:
         """The likely Δ of each entry, never above its bound."""
-        bound = self.upper(delta)
         known = self._known(delta)
-        if self.guesses is None or not len(known):
-            return bound
-        return np.minimum(bound, fit_monotone(self.guesses, self.guesses[known], delta[known]))
+        predicted, _ = self._fit(delta, known)
+        return np.minimum(self.upper(delta), predicted)
 
-    def _predicted_at_most(
+    def _fit(
         self, delta: NDArray[np.float64], known: NDArray[np.intp]
-    ) -> NDArray[np.float64] | float:
-        if self.guesses is None:
-            return math.inf
-        fit = fit_monotone(self.guesses, self.guesses[known], delta[known])
-        largest_error = np.abs(delta[known] - fit[known]).max()
-        return np.asarray(fit + self.margins.prediction * largest_error)
+    ) -> tuple[NDArray[np.float64], float]:
+        """Ridge regression: what it predicts for each entry, and its error leaving one out."""
+        if len(known) < 2:
+            # Before anything is known, removing more is worse, by little.
+            return -1e-3 * self.num_removed, math.inf
+        seen = self._features[known]
+        solved = np.linalg.solve(seen.T @ seen + np.diag(self._penalty), seen.T)
+        residual = delta[known] - seen @ (solved @ delta[known])
+        leverage = np.einsum("ij,ji->i", seen, solved)
+        left_out = residual / np.maximum(1 - leverage, 1e-3)
+        predicted = self._features @ (solved @ delta[known])
+        return predicted, float(np.sqrt(np.mean(left_out**2)))
 
     def _known(self, delta: NDArray[np.float64]) -> NDArray[np.intp]:
         """Entries with a score that remove something: the original ones say nothing."""
         return np.flatnonzero(np.isfinite(delta) & (self.num_removed > 0))
+
+
+def _features(
+    removed: NDArray[np.float64], guesses: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Columns of the linear model, 0 for an entry that removes nothing, and their penalties."""
+    size = removed.sum(1, keepdims=True)
+    shared = [size / max(1.0, size.max(initial=0))]
+    if guesses is not None:
+        distance = guesses - guesses.max(initial=-math.inf)
+        shared.append((distance / max(-distance.min(initial=0), 1e-300))[:, None])
+    columns = [*shared, removed / math.sqrt(max(1, removed.shape[1]))]
+    penalties = [SHARED_PENALTY] * len(shared) + [SINGLE_PENALTY] * removed.shape[1]
+    return np.concatenate(columns, 1), np.array(penalties)
 
 
 def removals(
@@ -135,32 +158,3 @@ def removals(
         removed[entry, 0, [layer - 1 for layer in stay]] = False
         removed[entry, 1, first : last - 1] = True
     return removed.reshape(len(start), -1)
-
-
-def fit_monotone(
-    at: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """The non-decreasing function of least squared error through (x, y), at other places.
-
-    Pools adjacent violators; linear between the points, constant outside them.
-
-    Examples
-    --------
-    >>> fit_monotone(np.array([1.0, 2.5]), np.array([1.0, 2, 3]), np.array([0.0, 4, 2])).tolist()
-    [0.0, 3.0]
-    """
-    places, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    means = np.bincount(inverse.ravel(), y) / counts
-    blocks: list[tuple[float, int, int]] = []  # mean, weight, points
-    for mean, count in zip(means.tolist(), counts.tolist(), strict=True):
-        block = (mean, count, 1)
-        while blocks and blocks[-1][0] >= block[0]:
-            block = _pooled(blocks.pop(), block)
-        blocks.append(block)
-    values = np.repeat([mean for mean, _, _ in blocks], [points for *_, points in blocks])
-    return np.interp(at, places, values)
-
-
-def _pooled(left: tuple[float, int, int], right: tuple[float, int, int]) -> tuple[float, int, int]:
-    weight = left[1] + right[1]
-    return (left[0] * left[1] + right[0] * right[1]) / weight, weight, left[2] + right[2]

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from layermerge.errors import InputError
 from layermerge.importance.activations import Batches, device_of, inputs_of, record
-from layermerge.merging import merge
+from layermerge.merging import merge, merge_unverified
 from layermerge.network import Network
 from layermerge.plan import Plan, PlannedSegment, original_plan
 from layermerge.rewriting import rewrite
@@ -51,7 +51,7 @@ class NormalEquations:
         groups = self.convolution.groups
         patches = self._patches(inputs)
         wanted = targets.double().flatten(2).transpose(0, 1).flatten(1)
-        wanted = wanted.view(groups, -1, wanted.shape[1])
+        wanted = wanted.reshape(groups, -1, wanted.shape[1])
         if patches.shape[2] != wanted.shape[2]:
             raise InputError(
                 f"targets of shape {tuple(targets.shape)} do not fit inputs of shape "
@@ -90,8 +90,8 @@ class NormalEquations:
             cast(tuple[int, int], conv.padding),
             cast(tuple[int, int], conv.stride),
         )
-        columns = columns.transpose(0, 1).flatten(1).view(conv.groups, -1, columns[0, 0].numel()
-                                                          * len(inputs))
+        columns = columns.transpose(0, 1).flatten(1)
+        columns = columns.reshape(conv.groups, -1, columns.shape[1])
         ones = torch.ones_like(columns[:, :1])
         return torch.cat([columns, ones], 1)
 
@@ -137,6 +137,7 @@ def merge_least_squares(
     batches: Batches,
     *,
     ridge: float = RIDGE,
+    verify: bool = True,
     report: Callable[[PlannedSegment, float], None] = lambda segment, error: None,
 ) -> fx.GraphModule:
     """Merge by least squares on calibration data instead of composing pruned weights.
@@ -151,17 +152,18 @@ def merge_least_squares(
         Inputs, or tuples that begin with them; iterated once for each segment that is not original.
     ridge : float
         See `NormalEquations.solve`.
+    verify : bool
+        Verify, before the weights are set, that the merged network has the right structure.
     report : callable
         Told the relative error that is left at each fitted segment.
 
     Returns
     -------
     torch.fx.GraphModule
-        The network that `merge` gives, with other weights. That it has the right structure is
-        verified, as in `merge`, before its weights are set.
+        The network that `merge` gives, with other weights.
     """
     original = rewrite(model, original_plan(network))
-    merged = merge(rewrite(model, plan))
+    merged = merge(rewrite(model, plan)) if verify else merge_unverified(rewrite(model, plan))
     exits = {(segment.start, segment.end): segment.exit for segment in network.segments}
     for segment in plan.segments:
         if segment.is_original or not segment.kept:

@@ -19,7 +19,7 @@ from layermerge.importance.estimators import (
     TrainFunction,
 )
 from layermerge.importance.evaluation import ORIGINAL, Job
-from layermerge.importance.executors import Executor, Run, Serial
+from layermerge.importance.executors import SERIAL, Executor, Run
 from layermerge.importance.scores import ImportanceScores
 from layermerge.network import Network
 from layermerge.progress import progress_bar
@@ -37,7 +37,7 @@ def estimate_importance(
     skip: Collection[Candidate] = (),
     seed: int = 0,
     study: StudyLike = None,
-    executor: Executor = Serial(),
+    executor: Executor = SERIAL,
     progress: bool = True,
 ) -> ImportanceScores:
     """Score the network with each segment replaced, one at a time: the full table.
@@ -90,7 +90,7 @@ def estimate_importance(
         evaluating(model, network, chosen, seed=seed, study=store, executor=executor) as evaluate,
         progress_bar("Estimating importance", len(wanted), enabled=progress) as show,
     ):
-        scores = evaluate(wanted, on_score=lambda count: show(count))
+        scores = evaluate(wanted, on_score=show)
         base = evaluate.base
     check_some(scores)
     return collect(base, scores, skipped=frozenset(candidate.key for candidate in skip))
@@ -129,15 +129,16 @@ class Evaluations:
         Score of the original network.
     slots : int
         How many evaluations run at once.
+    estimator : str
+        Names the estimator with its settings and the seed.
     """
 
     def __init__(self, job: Job, study: Study, run: Run, slots: int) -> None:
         self.slots = slots
-        self.seconds: list[float] = []
         self._study, self._run = study, run
         self._key = (job.network.fingerprint, fingerprint_weights(job.model))
         fingerprint = {"estimator": job.estimator.fingerprint, "seed": job.seed}
-        self._estimator = json.dumps(fingerprint, sort_keys=True)
+        self.estimator = json.dumps(fingerprint, sort_keys=True)
         self.base = self._base(job)
 
     def known(self, candidates: Iterable[Candidate]) -> dict[str, Score]:
@@ -159,7 +160,6 @@ class Evaluations:
         on_score(len(scores))
         for candidate, score in self._run([each for each in candidates if each.key not in scores]):
             self._study.add_score(self._score_key(candidate.key), score)
-            self.seconds.append(score.seconds)
             scores[candidate.key] = score
             on_score(len(scores))
         return {candidate.key: scores[candidate.key] for candidate in candidates}
@@ -173,7 +173,7 @@ class Evaluations:
         return known.value
 
     def _score_key(self, candidate: str) -> ScoreKey:
-        return ScoreKey(*self._key, candidate, self._estimator)
+        return ScoreKey(*self._key, candidate, self.estimator)
 
 
 @contextmanager

@@ -35,6 +35,9 @@ class Serial:
         yield (lambda candidates: ((each, job.run(each)) for each in candidates)), 1
 
 
+SERIAL = Serial()
+
+
 def lost(candidate: Candidate, seconds: float) -> Score:
     """The outcome for a candidate over which too many workers were lost."""
     return Score(

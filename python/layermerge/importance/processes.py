@@ -7,7 +7,7 @@ import multiprocessing
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -103,10 +103,8 @@ class _Worker:
             self.process.start()
             theirs.close()
         self.candidate, self.began = candidate, time.perf_counter()
-        try:
+        with suppress(OSError):  # where the process is gone, `take` will see it
             self.connection.send(candidate)
-        except OSError:
-            pass  # the process is gone, which `take` will see
 
     def take(self) -> Score | None:
         """The result that has arrived; None if the process was lost instead."""

@@ -22,7 +22,9 @@ Objective = str | ObjectiveFunction
 
 def _relative(delta: NDArray[np.float64], base: float) -> NDArray[np.float64]:
     if base == 0:
-        raise InputError("objective 'exp_relative' divides by the score of the original, which is 0")
+        raise InputError(
+            "objective 'exp_relative' divides by the score of the original, which is 0"
+        )
     return np.exp(delta / abs(base))
 
 
@@ -100,8 +102,8 @@ class ImportanceScores:
         candidate : Candidate
         objective : {"exp_delta", "delta", "exp_relative"} or callable
             ``exp_delta`` is the paper's I = exp(Δ); ``delta`` adds up the changes themselves;
-            ``exp_relative`` is exp(Δ / \\|base\\|), for scores that are minus a loss. A callable takes
-            an array of Δ and the score of the original network.
+            ``exp_relative`` divides them by the absolute score of the original, for scores that are
+            minus a loss. A callable takes an array of Δ, and the score of the original.
         """
         function = objective_function(objective)
         delta = self.delta(candidate)
