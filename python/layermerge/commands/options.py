@@ -20,10 +20,11 @@ MAX_SEED = 2**32 - 1
 """The largest seed that NumPy's generator takes."""
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Add the model, its weights and its input."""
     parser.add_argument(
         "model",
+        nargs="?" if optional else None,
         metavar="MODEL",
         help="timm:NAME, torchvision:NAME, package.module:function or path/to/file.py:function",
     )

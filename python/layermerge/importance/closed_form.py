@@ -27,6 +27,10 @@ RIDGE = 1e-4
 """Weight of the composed kernel, relative to the mean square of the inputs."""
 
 
+MAX_ELEMENTS = 1 << 24
+"""Numbers in a matrix of patches, which is made for some images at a time (128 MiB in float64)."""
+
+
 class NormalEquations:
     """Sums over batches that decide the best weight and bias of one convolution.
 
@@ -48,6 +52,12 @@ class NormalEquations:
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
         """Add a batch: inputs of the convolution, and what it should give for them."""
+        per_image = self.gram.shape[1] * self.convolution.groups * targets[0, 0].numel()
+        images = max(1, MAX_ELEMENTS // per_image)
+        for part in zip(torch.split(inputs, images), torch.split(targets, images), strict=True):
+            self._add(*part)
+
+    def _add(self, inputs: Tensor, targets: Tensor) -> None:
         groups = self.convolution.groups
         patches = self._patches(inputs)
         wanted = targets.double().flatten(2).transpose(0, 1).flatten(1)

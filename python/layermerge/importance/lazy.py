@@ -2,8 +2,8 @@
 
 Each round solves with upper bounds in place of unknown scores. Its value bounds what any plan can
 have. Once a plan of known entries has that value, it is optimal for the full table, if the bounds
-hold. Until then, unknown entries are evaluated: those of the plan that looks best by prediction
-or, if that is known already, those of the optimistic plan.
+hold. Until then, unknown entries are evaluated: first those of the plan that looks best by
+prediction, then those of the optimistic plan.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def search(
     to_evaluate = int((choices.bounds.num_removed > 0).sum())
     while True:
         plans = [_look(choices, delta, objective, budget) for budget in budgets_ns]
-        wanted = _in_order(choices, delta, [row for plan in plans for row in plan.wanted])
+        wanted = _in_order(choices, delta, plans)
         state = Round(
             number,
             to_evaluate - int(np.isnan(delta).sum()),
@@ -175,12 +175,17 @@ def search(
 
 @dataclass(frozen=True)
 class _Look:
-    """One budget: the best known plan, the bound, and what to evaluate next."""
+    """One budget: the best known plan, the bound, and what to evaluate next.
+
+    `likely` are unknown rows of the plan that looks best, `optimistic` those of the plan that gives
+    the bound.
+    """
 
     rows: tuple[int, ...]
     value: float
     bound: float
-    wanted: tuple[int, ...]
+    likely: tuple[int, ...] = ()
+    optimistic: tuple[int, ...] = ()
 
 
 def _look(
@@ -197,12 +202,14 @@ def _look(
     rows, value = known
     _, bound = optimistic
     if _meets(value, bound):
-        return _Look(rows, value, bound, ())
+        return _Look(rows, value, bound)
     likely = _solve(
         choices, np.where(is_unknown, choices.bounds.predict(delta), delta), objective, budget_ns
     )
-    unknown = [[row for row in chosen if is_unknown[row]] for chosen, _ in (likely, optimistic)]
-    return _Look(rows, value, bound, tuple(unknown[0] or unknown[1]))
+    unknown = [
+        tuple(row for row in chosen if is_unknown[row]) for chosen, _ in (likely, optimistic)
+    ]
+    return _Look(rows, value, bound, *unknown)
 
 
 def _solve(
@@ -224,12 +231,17 @@ def _meets(value: float, bound: float) -> bool:
     return value >= bound - TOLERANCE * max(1.0, abs(bound))
 
 
-def _in_order(choices: Choices, delta: NDArray[np.float64], rows: Sequence[int]) -> list[int]:
-    """Each row once: what most plans want first, then what is likely worst, then largest.
+def _in_order(choices: Choices, delta: NDArray[np.float64], plans: Sequence[_Look]) -> list[int]:
+    """Each wanted row once: first those of likely plans, then what keeps the bounds up.
 
-    A plan fails with its worst entry: trying that first saves the others.
+    Within either, what most budgets want comes first, then what is likely worst, then what removes
+    most: a plan fails with its worst entry, and trying that first saves the others.
     """
-    count = Counter(rows)
-    likely = choices.bounds.predict(delta)
-    size = choices.bounds.num_removed
-    return sorted(count, key=lambda row: (-count[row], likely[row], -size[row], row))
+    likely = Counter(row for plan in plans for row in plan.likely)
+    others = Counter(row for plan in plans for row in plan.optimistic if row not in likely)
+    predicted, size = choices.bounds.predict(delta), choices.bounds.num_removed
+
+    def key(row: int) -> tuple[float, ...]:
+        return -(likely[row] + others[row]), predicted[row], -size[row], row
+
+    return sorted(likely, key=key) + sorted(others, key=key)

@@ -97,8 +97,9 @@ class _Worker:
         """Start to evaluate a candidate."""
         if self.process is None:
             self.connection, theirs = _context.Pipe()
+            # Not a daemon, for it may need processes of its own, to load data.
             self.process = _context.Process(
-                target=_serve, args=(theirs, self.payload, self.device), daemon=True
+                target=_serve, args=(theirs, self.payload, self.device), daemon=False
             )
             self.process.start()
             theirs.close()
