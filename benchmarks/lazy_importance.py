@@ -16,7 +16,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from importance_tables import BUDGETS, OBJECTIVES, demo_table, synthetic_table
-
 from layermerge.importance.bounds import Margins
 
 SEEDS = (0, 1, 2)
