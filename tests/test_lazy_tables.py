@@ -30,7 +30,7 @@ def test_the_demo_needs_a_part_of_its_table_for_the_additive_objective(part):
     table = demo_table()
     state = table.lazily(part, "delta", guess="closed_form_error")
     assert regret(table, state, part, "delta") < 0.015
-    assert state.evaluated <= 0.25 * table.num_replacements
+    assert state.evaluated <= 0.26 * table.num_replacements
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
