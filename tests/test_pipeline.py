@@ -12,6 +12,7 @@ from layermerge.errors import InfeasibleError, InputError
 from layermerge.finetuning import FinetuneSettings, finetune, score_classification
 from layermerge.importance import status
 from layermerge.importance.estimation import fingerprint_weights
+from layermerge.importance.search import SearchOptions
 from layermerge.pipeline import Options, compress
 from layermerge.store import Study
 from networks import Residual, images, relative_error, striped_images
@@ -284,3 +285,29 @@ def test_options_reach_the_search(model, first_run):
     )
     assert all(segment.is_original for segment in frozen.plan.segments if segment.end <= 3)
     assert frozen.result.num_candidates < first_run[0].result.num_candidates
+
+
+def test_a_closed_form_start_is_trained_as_the_merged_network(model, first_run):
+    options = replace(OPTIONS, init="least_squares")
+    found = run(model, calibration=[TRAIN], options=options, study=first_run[1])
+    assert found.model is found.rewritten
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in found.model.modules())
+    assert found.result.compressed.score > found.result.base.score - 0.1
+    assert found.result.provenance["init"] == "least_squares"
+    again = run(model, calibration=[TRAIN], options=options, study=first_run[1])
+    for name, tensor in found.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+
+
+def test_a_closed_form_start_without_data_is_refused_before_anything_is_done(model):
+    never = Counted(train)
+    with pytest.raises(InputError, match="needs calibration data"):
+        run(model, train_fn=never, score_fn=never, options=replace(OPTIONS, init="least_squares"))
+    assert never.count == 0
+
+
+def test_a_full_search_evaluates_every_candidate_that_is_faster(model, first_run):
+    options = replace(OPTIONS, search=SearchOptions(full=True))
+    result = run(model, options=options, study=first_run[1]).result
+    replacements = result.num_candidates - NUM_LAYERS
+    assert result.num_scored + result.num_unprofitable + result.num_failed == replacements

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     )
     from layermerge.exporting import load, save
     from layermerge.finetuning import finetune
+    from layermerge.importance.closed_form import merge_least_squares
     from layermerge.importance.estimation import estimate_importance
     from layermerge.importance.scores import ImportanceScores
+    from layermerge.importance.search import FoundPlans, SearchOptions, find_plans
     from layermerge.latency.profile import LatencyProfile
     from layermerge.latency.pytorch import measure_latency
     from layermerge.merging import merge
@@ -46,6 +48,7 @@ __all__ = [
     "Budget",
     "CandidateSpace",
     "Compression",
+    "FoundPlans",
     "Frontier",
     "ImportanceScores",
     "ImportanceTable",
@@ -58,12 +61,14 @@ __all__ = [
     "Options",
     "Plan",
     "Result",
+    "SearchOptions",
     "Selection",
     "Study",
     "UnsupportedModelError",
     "compress",
     "enumerate_candidates",
     "estimate_importance",
+    "find_plans",
     "finetune",
     "frontier",
     "load",
@@ -72,6 +77,7 @@ __all__ = [
     "make_plan",
     "measure_latency",
     "merge",
+    "merge_least_squares",
     "original_plan",
     "read_importance",
     "read_latency",
@@ -88,6 +94,7 @@ _MODULE_OF = {
     "Budget": "layermerge.planning",
     "CandidateSpace": "layermerge.candidates",
     "Compression": "layermerge.pipeline",
+    "FoundPlans": "layermerge.importance.search",
     "Frontier": "layermerge.solver",
     "ImportanceScores": "layermerge.importance.scores",
     "ImportanceTable": "layermerge.tables",
@@ -100,12 +107,14 @@ _MODULE_OF = {
     "Options": "layermerge.pipeline",
     "Plan": "layermerge.plan",
     "Result": "layermerge.results",
+    "SearchOptions": "layermerge.importance.search",
     "Selection": "layermerge.selection",
     "Study": "layermerge.store",
     "UnsupportedModelError": "layermerge.errors",
     "compress": "layermerge.pipeline",
     "enumerate_candidates": "layermerge.candidates",
     "estimate_importance": "layermerge.importance.estimation",
+    "find_plans": "layermerge.importance.search",
     "finetune": "layermerge.finetuning",
     "frontier": "layermerge.solver",
     "load": "layermerge.exporting",
@@ -114,6 +123,7 @@ _MODULE_OF = {
     "make_plan": "layermerge.planning",
     "measure_latency": "layermerge.latency.pytorch",
     "merge": "layermerge.merging",
+    "merge_least_squares": "layermerge.importance.closed_form",
     "original_plan": "layermerge.plan",
     "read_importance": "layermerge.table_files",
     "read_latency": "layermerge.table_files",

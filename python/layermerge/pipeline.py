@@ -174,6 +174,9 @@ def compress(
         If no plan meets the budget; has the least latency.
     """
     budget = Budget(latency_ms=latency_ms, fraction=fraction, speedup=speedup)
+    estimator = ShortFineTune(
+        score_fn, train_fn, options.estimator, init=options.init, calibration=calibration
+    )
     stages = Stages()
     with opened(study) as store:
         with stages.timed("trace"):
@@ -189,9 +192,6 @@ def compress(
         with stages.timed("latency"):
             profile = _measure(model, base, space, example_inputs, store, options)
         check_reachable(profile, budget)
-        estimator = ShortFineTune(
-            score_fn, train_fn, options.estimator, init=options.init, calibration=calibration
-        )
         with searching(
             model,
             profile,

@@ -170,27 +170,36 @@ def merge_least_squares(
     Returns
     -------
     torch.fx.GraphModule
-        The network that `merge` gives, with other weights.
+        The network that `merge` gives, with other weights. A segment that became its shortcut has
+        none to set.
     """
     original = rewrite(model, original_plan(network))
     merged = merge(rewrite(model, plan)) if verify else merge_unverified(rewrite(model, plan))
     exits = {(segment.start, segment.end): segment.exit for segment in network.segments}
     for segment in plan.segments:
-        if segment.is_original or not segment.kept:
+        node = None if segment.is_original else _merged_node(merged, network, segment)
+        if node is None:
             continue
-        name = network.layers[segment.kept[-1] - 1].name
-        pairs = _pairs(original, exits[segment.start, segment.end], merged, name, batches)
-        convolution = cast(nn.Conv2d, merged.get_submodule(name))
+        pairs = _pairs(original, exits[segment.start, segment.end], merged, node, batches)
+        convolution = cast(nn.Conv2d, merged.get_submodule(str(node.target)))
         report(segment, fit_convolution(convolution, pairs, ridge=ridge))
     return merged
 
 
+def _merged_node(
+    merged: fx.GraphModule, network: Network, segment: PlannedSegment
+) -> fx.Node | None:
+    """Where the merged convolution of a segment is called; None if it became its shortcut."""
+    names = {network.layers[layer - 1].name for layer in segment.kept}
+    calls = (node for node in merged.graph.nodes if node.op == "call_module")
+    return next((node for node in calls if node.target in names), None)
+
+
 @torch.no_grad()
 def _pairs(
-    original: fx.GraphModule, exit: str, merged: fx.GraphModule, name: str, batches: Batches
+    original: fx.GraphModule, exit: str, merged: fx.GraphModule, node: fx.Node, batches: Batches
 ) -> Iterable[tuple[Tensor, Tensor]]:
     """What enters a merged convolution, and what the original network has at its exit."""
-    node = next(n for n in merged.graph.nodes if n.op == "call_module" and n.target == name)
-    entry = node.args[0].name
+    entry = cast(fx.Node, node.args[0]).name
     for inputs in inputs_of(batches, device_of(merged)):
         yield record(merged, inputs, {entry})[entry], record(original, inputs, {exit})[exit]
