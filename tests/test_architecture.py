@@ -31,6 +31,7 @@ TORCH_FREE = {
     "layermerge.instance",
     "layermerge.selection",
     "layermerge.solver",
+    "layermerge.source_files",
     "layermerge.store",
     "layermerge.results",
     "layermerge.progress",

@@ -28,6 +28,7 @@ from layermerge.importance.estimators import (
 )
 from layermerge.importance.executors import SERIAL, Executor
 from layermerge.importance.proxies import ClosedForm
+from layermerge.importance.scores import name_of
 from layermerge.importance.search import LAZY, SearchOptions, check_reachable, searching
 from layermerge.latency.profile import Environment, LatencyProfile
 from layermerge.latency.pytorch import measure_latency, measure_modules
@@ -338,7 +339,7 @@ def _provenance(options: Options, budget: Budget) -> dict[str, Any]:
         "torch": torch.__version__,
         "budget": str(budget),
         "method": options.method,
-        "objective": str(options.search.objective),
+        "objective": name_of(options.search.objective),
         "init": options.init,
         "estimator": options.estimator,
         "finetuner": options.finetuner,

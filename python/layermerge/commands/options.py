@@ -123,6 +123,17 @@ def positive(text: str) -> float:
     return value
 
 
+def at_least_zero(text: str) -> float:
+    """Read a number of at least 0; ``inf`` is one."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
 def percentage(text: str) -> float:
     """Read ``60%`` as 0.6."""
     if not text.endswith("%"):

@@ -6,7 +6,14 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from layermerge.commands.options import MAX_SEED, at_least, example, positive, shape
+from layermerge.commands.options import (
+    MAX_SEED,
+    at_least,
+    at_least_zero,
+    example,
+    positive,
+    shape,
+)
 from layermerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,6 +104,18 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         help="importance of a change of the score: its exponential (the paper), itself, or its "
         "exponential relative to the score; default: exp_delta",
     )
+    for name, default, what in (
+        ("gain", 0.0, "a candidate beats the original network"),
+        ("order", 0.0, "a candidate beats one that removes a part of what it removes"),
+        ("prediction", 2.0, "a score beats its prediction, in multiples of the prediction's error"),
+    ):
+        group.add_argument(
+            f"--{name}-margin",
+            type=at_least_zero,
+            default=default,
+            metavar="M",
+            help=f"by how much the search assumes that {what}, at most; default: {default:g}",
+        )
     group.add_argument(
         "--executor",
         choices=("serial", "processes", "ray"),
@@ -130,9 +149,11 @@ def executor_of(arguments: argparse.Namespace) -> Executor:
 
 def search_options(arguments: argparse.Namespace) -> SearchOptions:
     """The options of the search."""
+    from layermerge.importance.bounds import Margins
     from layermerge.importance.search import SearchOptions
 
-    return SearchOptions(full=arguments.full, objective=arguments.objective)
+    margins = Margins(arguments.gain_margin, arguments.order_margin, arguments.prediction_margin)
+    return SearchOptions(full=arguments.full, objective=arguments.objective, margins=margins)
 
 
 def load_task(arguments: argparse.Namespace) -> Task:

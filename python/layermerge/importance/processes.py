@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,11 @@ from layermerge.candidates import Candidate
 from layermerge.errors import InputError, LayerMergeError
 from layermerge.importance.evaluation import Job
 from layermerge.importance.executors import MAX_LOSSES, Run, lost
+from layermerge.source_files import load_file, loaded_files
 from layermerge.store import Score
+
+PATIENCE_S = 10.0
+"""Seconds that an idle process has to end by itself."""
 
 _context = multiprocessing.get_context("spawn")
 
@@ -109,12 +114,13 @@ class _Worker:
 
     def take(self) -> Score | None:
         """The result that has arrived; None if the process was lost instead."""
-        self.candidate = None
         try:
             result = self.connection.recv()
         except (EOFError, OSError):
             self.stop()
             return None
+        finally:
+            self.candidate = None
         if not isinstance(result, Score):
             raise LayerMergeError(
                 f"a worker process could not load the model and the callbacks: {result}. Define "
@@ -123,12 +129,15 @@ class _Worker:
         return result
 
     def stop(self) -> None:
-        """End the process, whatever it is doing."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.connection.close()
-            self.process = None
+        """End the process: an idle one by closing its connection, a busy one by force."""
+        if self.process is None:
+            return
+        self.connection.close()
+        if self.candidate is None:
+            self.process.join(PATIENCE_S)
+        self.process.kill()
+        self.process.join()
+        self.process = None
 
 
 def _serve(connection: Connection, payload: bytes, device: str) -> None:
@@ -147,7 +156,10 @@ def _serve(connection: Connection, payload: bytes, device: str) -> None:
 
 def load(payload: bytes, device: str | None = None) -> Job:
     """The job that was pickled, its model on a device; threads are set as where it was made."""
-    job: Job = pickle.loads(payload)
+    files, content = pickle.loads(payload)
+    for path in files:
+        load_file(Path(path))
+    job: Job = pickle.loads(content)
     torch.set_num_threads(job.threads)
     if device is not None:
         if device.startswith("cuda"):
@@ -157,7 +169,7 @@ def load(payload: bytes, device: str | None = None) -> Job:
 
 
 def pickled(job: Job, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
-    """The job as bytes, its model on the CPU.
+    """The job as bytes, its model on the CPU, with the user's files that it may need.
 
     Raises
     ------
@@ -167,7 +179,7 @@ def pickled(job: Job, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
     if any(parameter.device.type != "cpu" for parameter in job.model.parameters()):
         job = replace(job, model=copy.deepcopy(job.model).cpu())
     try:
-        return dumps(job)
+        return pickle.dumps((loaded_files(), dumps(job)))
     except Exception as error:  # pickling raises nearly anything
         name, value = next(_unpicklable(job, dumps), ("the job", job))
         what = getattr(value, "__qualname__", type(value).__name__)

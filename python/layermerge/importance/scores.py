@@ -46,6 +46,11 @@ def objective_function(objective: Objective) -> ObjectiveFunction:
     return OBJECTIVES[objective]
 
 
+def name_of(objective: Objective) -> str:
+    """What an objective is called."""
+    return objective if isinstance(objective, str) else getattr(objective, "__name__", "custom")
+
+
 @dataclass(frozen=True)
 class ImportanceScores:
     """What replacing each segment does to the score.

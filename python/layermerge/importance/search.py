@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ from layermerge.planning import (
 )
 from layermerge.progress import progress_bar
 from layermerge.store import Score, Study, StudyLike, opened
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ def searching(
 
         def announce(status: Status) -> None:
             status.save(study)
+            _log.info("%s", next(status.lines()))
             show(status.evaluated)
 
         yield PlanSearch(profile, evaluate, guesses, options, announce)
