@@ -180,3 +180,5 @@ def test_the_time_that_is_left_is_that_of_what_is_wanted_now():
         "round 3: 5 of 40 entries evaluated, 6 wanted now, at least 3 s left"
     )
     assert replace(status, wanted=0).eta_s == 0
+    # Before the first evaluation nobody knows.
+    assert "left" not in next(replace(status, seconds_each=0.0).lines())

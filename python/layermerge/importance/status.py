@@ -87,9 +87,10 @@ class Status:
         if self.is_done:
             yield f"done after {self.round} rounds: {self.certificate}"
         else:
+            left = f", at least {self.eta_s:.0f} s left" if self.seconds_each else ""
             yield (
                 f"round {self.round}: {self.evaluated} of {self.total} entries evaluated, "
-                f"{self.wanted} wanted now, at least {self.eta_s:.0f} s left"
+                f"{self.wanted} wanted now{left}"
             )
         yield f"the original network scores {self.base:.4f}"
         for plan in self.plans:
