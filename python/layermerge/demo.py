@@ -163,7 +163,6 @@ def run_demo(
         train_fn=recipe.train_fn,
         finetune_fn=recipe.finetune_fn,
         evaluate_fn=recipe.evaluate_fn,
-        calibration=recipe.calibration,
         study=folder / STUDY_FILE,
         options=Options(
             max_kernel=settings.max_kernel,

@@ -178,6 +178,7 @@ def compress(
     estimator = ShortFineTune(
         score_fn, train_fn, options.estimator, init=options.init, calibration=calibration
     )
+    order_by = None if calibration is None else ClosedForm(calibration, name=options.estimator)
     stages = Stages()
     with opened(study) as store:
         with stages.timed("trace"):
@@ -197,7 +198,7 @@ def compress(
             model,
             profile,
             estimator,
-            order_by=None if calibration is None else ClosedForm(calibration),
+            order_by=order_by,
             options=options.search,
             seed=options.seed,
             study=store,

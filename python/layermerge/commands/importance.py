@@ -94,7 +94,7 @@ def _search(arguments: argparse.Namespace, study: Study) -> None:
         score_fn=task.recipe.score_fn,
         train_fn=task.recipe.train_fn,
         estimator=task.recipe.estimator,
-        order_by=ClosedForm(task.recipe.calibration),
+        order_by=ClosedForm(task.recipe.calibration, name=task.recipe.estimator),
         options=search_options(arguments),
         seed=arguments.seed,
         study=study,
