@@ -56,11 +56,19 @@ def test_the_bound_is_the_least_that_a_known_part_allows(case, gain, order):
     margins = Margins(gain, order, math.inf)
     bounds = Bounds(start, end, kept, margins=margins).upper(delta)
     sets = [removed(*entry) for entry in zip(start, end, kept, strict=True)]
+
+    def kept_inside(row, other):
+        """What an entry keeps of another's segment."""
+        return set(kept[row]) & set(range(start[other] + 1, end[other] + 1))
+
     for row, found in enumerate(bounds):
         parts = [
             delta[other] + order
             for other, part in enumerate(sets)
-            if part and part <= sets[row] and math.isfinite(delta[other])
+            if part
+            and part <= sets[row]
+            and math.isfinite(delta[other])
+            and kept_inside(row, other) == set(kept[other])
         ]
         assert found == pytest.approx(min([gain, *parts]))
 

@@ -3,7 +3,9 @@
 Three facts bound the change Δ of the score of an entry that was not evaluated, each up to a margin:
 
 - no replacement beats the original network: Δ <= gain;
-- removing more is not better: if d removes a subset of what c removes, Δ(c) <= Δ(d) + order;
+- going further is not better: if c removes what d removes and more, but no further layer of d's
+  segment, Δ(c) <= Δ(d) + order. A further layer there may help: a residual block that lost its
+  whole branch can be better than one that lost half;
 - known scores predict unknown ones: Δ <= p + prediction · e, where p is a linear model of what an
   entry removes, fitted to the known Δ, and e its root mean square error, leaving one out.
 
@@ -64,6 +66,14 @@ class Bounds:
     guesses : float array [n], optional
         Training-free scores, in any unit; higher is better. They enter the prediction.
     margins : Margins
+
+    Attributes
+    ----------
+    num_removed : float64 array [n]
+        Layers and activations that each entry removes.
+    goes_on : bool array [n, n]
+        Whether the entry of a column goes on where that of a row ends: it removes the same, and
+        more outside.
     """
 
     def __init__(
@@ -78,8 +88,7 @@ class Bounds:
         self.num_removed = removed.sum(1)
         self.margins = margins
         self._features, self._penalty = _features(removed, guesses)
-        # d removes a subset of what c removes if all it removes is removed by c too.
-        self._is_subset = removed @ removed.T == self.num_removed[:, None]
+        self.goes_on = _goes_on(np.asarray(start), np.asarray(end), removed)
 
     def upper(self, delta: NDArray[np.float64]) -> NDArray[np.float64]:
         """An upper bound on each Δ, from the known ones; NaN and minus infinity are not known.
@@ -92,7 +101,7 @@ class Bounds:
         known = self._known(delta)
         bound = np.full(len(delta), self.margins.gain)
         if len(known):
-            by_order = np.where(self._is_subset[known], delta[known, None], np.inf).min(0)
+            by_order = np.where(self.goes_on[known], delta[known, None], np.inf).min(0)
             bound = np.minimum(bound, by_order + self.margins.order)
         if len(known) >= FEWEST_KNOWN and math.isfinite(self.margins.prediction):
             predicted, error = self._fit(delta, known)
@@ -123,6 +132,18 @@ class Bounds:
     def _known(self, delta: NDArray[np.float64]) -> NDArray[np.intp]:
         """Entries with a score that remove something: the original ones say nothing."""
         return np.flatnonzero(np.isfinite(delta) & (self.num_removed > 0))
+
+
+def _goes_on(
+    start: NDArray[np.integer], end: NDArray[np.integer], removed: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """For each d (row) and c: whether c removes all that d does, and no more layers inside d."""
+    layers = removed[:, : removed.shape[1] // 2]
+    places = np.arange(layers.shape[1])
+    inside = (start[:, None] <= places) & (places < end[:, None])
+    removes_all = removed @ removed.T == removed.sum(1)[:, None]
+    same_inside = inside @ layers.T == layers.sum(1)[:, None]
+    return np.asarray(removes_all & same_inside)
 
 
 def _features(
