@@ -92,7 +92,8 @@ def test_a_killed_driver_leaves_no_worker_behind(tmp_path):
     path.write_text(script)
     folder = tmp_path / "calls"
     folder.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
     driver = subprocess.Popen([sys.executable, str(path), str(folder)], env=environment)
     while not list(folder.iterdir()):
         assert driver.poll() is None

@@ -18,24 +18,21 @@ def regret(table, state, part, objective):
 def test_the_demo_needs_a_part_of_its_table_for_the_papers_objective(max_kernel, part):
     table = demo_table(max_kernel=max_kernel)
     state = table.lazily(part, "exp_delta", guess="closed_form_error")
-    # Two accuracies of fine-tunes with other seeds differ by 0.01.
-    assert regret(table, state, part, "exp_delta") < 0.015
-    if max_kernel == 9:
-        assert regret(table, state, part, "exp_delta") < 1e-9
-    assert state.evaluated <= (0.15 if max_kernel == 9 else 0.3) * table.num_replacements
+    assert regret(table, state, part, "exp_delta") < 1e-9
+    assert state.evaluated <= (0.1 if max_kernel == 9 else 0.2) * table.num_replacements
 
 
 @pytest.mark.parametrize("part", BUDGETS)
 def test_the_demo_needs_a_part_of_its_table_for_the_additive_objective(part):
     table = demo_table()
     state = table.lazily(part, "delta", guess="closed_form_error")
-    assert regret(table, state, part, "delta") < 0.015
-    assert state.evaluated <= 0.26 * table.num_replacements
+    assert regret(table, state, part, "delta") < 1e-9
+    assert state.evaluated <= 0.3 * table.num_replacements
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_lazy_search_loses_less_than_another_seed_does(objective):
-    """Fine-tuning the whole table with another seed moves the optimum; laziness must not more."""
+def test_lazy_search_loses_nothing_where_another_seed_does(objective):
+    """Fine-tuning the whole table with another seed moves the optimum; laziness does not."""
     tables = {seed: demo_table(seed=seed) for seed in (0, 1, 2)}
     lazy, reseeded = [], []
     for seed, table in tables.items():
@@ -46,8 +43,8 @@ def test_lazy_search_loses_less_than_another_seed_does(objective):
             for other in set(tables) - {seed}:
                 _, rows = tables[other].best(part, objective)
                 reseeded.append(best - OBJECTIVES[objective](table.delta[rows]).sum())
-    assert np.mean(lazy) < 2 * np.mean(reseeded)
-    assert max(lazy) < 0.05
+    assert np.mean(reseeded) > 0.003
+    assert max(lazy) < 1e-9
 
 
 @pytest.mark.parametrize("part", BUDGETS)
