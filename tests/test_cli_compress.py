@@ -119,7 +119,7 @@ def test_the_input_whose_latency_counts_can_be_another(capsys, file, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data=mnist"], "--data must be digits, imagefolder:DIR or FILE.py:FUNCTION"),
+        (["--data=mnist"], "--data must be digits, imagefolder:DIR, hf:PATH or FILE.py:"),
         (["--data={file}:number"], "returned a int, expected a layermerge.datasets.Dataset"),
         (["--data={file}:strips"], "has no function 'strips'; did you mean stripes"),
         (["--data={file}:empty"], "the validation part of nothing holds no images"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from layermerge import datasets
-from layermerge.datasets import Dataset, distort, load_digits, load_image_folder
+from layermerge.datasets import Dataset, distort, load_digits, load_hub_dataset, load_image_folder
 from layermerge.errors import InputError, MissingDependencyError
 
 SPLIT = (1100, 247, 450)
@@ -154,7 +154,7 @@ def test_an_image_folder_needs_torchvision(tmp_path, monkeypatch):
 
 
 def test_an_image_folder_is_a_dataset(tmp_path):
-    pytest.importorskip("torchvision")
+    pytest.importorskip("timm")
     from PIL import Image
 
     for part, count in (("train", 5), ("val", 4)):
@@ -171,3 +171,61 @@ def test_an_image_folder_is_a_dataset(tmp_path):
         images, labels = whole(batches)
         assert labels.tolist() == [0, 0, 1, 1]
         assert images[labels == 1].min() > images[labels == 0].max()
+
+
+def shades(count):
+    from PIL import Image
+
+    return [Image.new("RGB", (40, 48), (200 * (place % 2),) * 3) for place in range(count)]
+
+
+@pytest.fixture
+def hub_folder(tmp_path):
+    """A data set on disk with the splits train and test, dark and light images in turn."""
+    datasets = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed")
+    pytest.importorskip("timm", reason="timm is not installed")
+    features = datasets.Features(
+        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["dark", "light"])}
+    )
+    splits = {
+        name: datasets.Dataset.from_dict(
+            {"picture": shades(count), "kind": [place % 2 for place in range(count)]},
+            features=features,
+        )
+        for name, count in (("train", 10), ("test", 8))
+    }
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "shades")
+    return tmp_path / "shades"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_hub_dataset_is_a_dataset(hub_folder):
+    dataset = load_hub_dataset(str(hub_folder), size=32, batch_size=4, workers=0)
+    assert dataset.num_classes == 2
+    assert [images.shape for images, _ in dataset.train] == [(4, 3, 32, 32)] * 2
+    parts = [whole(batches) for batches in (dataset.validation, dataset.test)]
+    # Every second image: the dark ones in one half, the light ones in the other.
+    assert [labels.tolist() for _, labels in parts] == [[0] * 4, [1] * 4]
+    assert parts[1][0].min() > parts[0][0].max()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_hub_dataset_without_what_is_needed_is_named(hub_folder, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    split = datasets.Dataset.from_dict({"text": ["a"]})
+    for splits, message in (
+        ({"train": split}, "expected 'train', and 'validation' or 'test'"),
+        ({"train": split, "test": split}, "expected one of images and one of class labels"),
+    ):
+        folder = tmp_path / f"text-{len(splits)}"
+        datasets.DatasetDict(splits).save_to_disk(folder)
+        with pytest.raises(InputError, match=message):
+            load_hub_dataset(str(folder))
+    with pytest.raises(InputError, match=r"--data hf:.* cannot be loaded"):
+        load_hub_dataset(str(tmp_path / "nothing"))
+
+
+def test_a_hub_dataset_needs_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingDependencyError, match=r"datasets .* 'layermerge\[hub\]'"):
+        load_hub_dataset("anything")

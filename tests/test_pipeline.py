@@ -10,13 +10,16 @@ from torch import nn
 
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.finetuning import FinetuneSettings, finetune, score_classification
+from layermerge.importance import status
 from layermerge.importance.estimation import fingerprint_weights
+from layermerge.importance.search import SearchOptions
 from layermerge.pipeline import Options, compress
 from layermerge.search_space import SearchSpace
 from layermerge.store import Study
 from networks import Residual, images, relative_error, striped_images
 
 TRAIN, VALIDATION, TEST = (striped_images(n, seed) for seed, n in enumerate((256, 120, 120)))
+TRAIN_PART = tuple(part[:64] for part in TRAIN)
 EXAMPLE = torch.zeros(16, 1, 8, 8)
 OPTIONS = Options(
     threads=1,
@@ -112,9 +115,10 @@ def convolutions_run(module):
 
 
 def rows(study, table):
-    """Rows of a study, time stamps included."""
+    """Rows of a study, time stamps included; where the search stands is written anew each time."""
     with sqlite3.connect(f"file:{study}?mode=ro", uri=True) as connection:
-        found = set(connection.execute(f"SELECT * FROM {table}"))
+        rows = connection.execute(f"SELECT * FROM {table}")
+        found = {row for row in rows if row[0] != status.KEY}
     connection.close()
     return found
 
@@ -210,7 +214,10 @@ def test_each_callback_is_called_for_its_purpose_alone(first_run):
     assert counts["train_fn"] == result.num_scored > 0
     assert counts["score_fn"] == 1 + result.num_scored
     replacements = result.num_candidates - NUM_LAYERS
-    assert result.num_scored + result.num_unprofitable + result.num_failed == replacements
+    assert result.num_scored + result.num_unprofitable + result.num_failed <= replacements
+    assert f"{result.num_scored} of {replacements - result.num_unprofitable}" in (
+        compression.plan.certificate
+    )
 
 
 def test_a_second_run_measures_and_trains_nothing_twice(first_run, model):
@@ -286,3 +293,29 @@ def test_options_reach_the_search(model, first_run):
     )
     assert all(segment.is_original for segment in frozen.plan.segments if segment.end <= 3)
     assert frozen.result.num_candidates < first_run[0].result.num_candidates
+
+
+def test_a_closed_form_start_is_trained_as_the_merged_network(model, first_run):
+    options = replace(OPTIONS, init="least_squares")
+    found = run(model, calibration=[TRAIN_PART], options=options, study=first_run[1])
+    assert found.model is found.rewritten
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in found.model.modules())
+    assert found.result.compressed.score > found.result.base.score - 0.1
+    assert found.result.provenance["init"] == "least_squares"
+    again = run(model, calibration=[TRAIN_PART], options=options, study=first_run[1])
+    for name, tensor in found.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+
+
+def test_a_closed_form_start_without_data_is_refused_before_anything_is_done(model):
+    never = Counted(train)
+    with pytest.raises(InputError, match="needs calibration data"):
+        run(model, train_fn=never, score_fn=never, options=replace(OPTIONS, init="least_squares"))
+    assert never.count == 0
+
+
+def test_a_full_search_evaluates_every_candidate_that_is_faster(model, first_run):
+    options = replace(OPTIONS, search=SearchOptions(full=True))
+    result = run(model, options=options, study=first_run[1]).result
+    replacements = result.num_candidates - NUM_LAYERS
+    assert result.num_scored + result.num_unprofitable + result.num_failed == replacements

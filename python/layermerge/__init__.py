@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     )
     from layermerge.exporting import load, save
     from layermerge.finetuning import finetune
+    from layermerge.importance.closed_form import merge_least_squares
     from layermerge.importance.estimation import estimate_importance
     from layermerge.importance.scores import ImportanceScores
+    from layermerge.importance.search import FoundPlans, SearchOptions, find_plans
     from layermerge.latency.profile import LatencyProfile
     from layermerge.latency.pytorch import measure_latency
     from layermerge.merging import merge
@@ -48,6 +50,7 @@ __all__ = [
     "Budget",
     "CandidateSpace",
     "Compression",
+    "FoundPlans",
     "Frontier",
     "ImportanceScores",
     "ImportanceTable",
@@ -60,6 +63,7 @@ __all__ = [
     "Options",
     "Plan",
     "Result",
+    "SearchOptions",
     "SearchSpace",
     "Selection",
     "Study",
@@ -67,6 +71,7 @@ __all__ = [
     "compress",
     "enumerate_candidates",
     "estimate_importance",
+    "find_plans",
     "finetune",
     "frontier",
     "load",
@@ -75,6 +80,7 @@ __all__ = [
     "make_plan",
     "measure_latency",
     "merge",
+    "merge_least_squares",
     "original_plan",
     "read_importance",
     "read_latency",
@@ -91,6 +97,7 @@ _MODULE_OF = {
     "Budget": "layermerge.planning",
     "CandidateSpace": "layermerge.candidates",
     "Compression": "layermerge.pipeline",
+    "FoundPlans": "layermerge.importance.search",
     "Frontier": "layermerge.solver",
     "ImportanceScores": "layermerge.importance.scores",
     "ImportanceTable": "layermerge.tables",
@@ -104,12 +111,14 @@ _MODULE_OF = {
     "Plan": "layermerge.plan",
     "Result": "layermerge.results",
     "SearchSpace": "layermerge.search_space",
+    "SearchOptions": "layermerge.importance.search",
     "Selection": "layermerge.selection",
     "Study": "layermerge.store",
     "UnsupportedModelError": "layermerge.errors",
     "compress": "layermerge.pipeline",
     "enumerate_candidates": "layermerge.enumeration",
     "estimate_importance": "layermerge.importance.estimation",
+    "find_plans": "layermerge.importance.search",
     "finetune": "layermerge.finetuning",
     "frontier": "layermerge.solver",
     "load": "layermerge.exporting",
@@ -118,6 +127,7 @@ _MODULE_OF = {
     "make_plan": "layermerge.planning",
     "measure_latency": "layermerge.latency.pytorch",
     "merge": "layermerge.merging",
+    "merge_least_squares": "layermerge.importance.closed_form",
     "original_plan": "layermerge.plan",
     "read_importance": "layermerge.table_files",
     "read_latency": "layermerge.table_files",

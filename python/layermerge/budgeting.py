@@ -8,11 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from layermerge.errors import InfeasibleError
-from layermerge.importance.scores import ImportanceScores
 from layermerge.latency.profile import LatencyProfile
 from layermerge.milliseconds import format_ms
 from layermerge.plan import Plan
-from layermerge.planning import Budget, make_plan, predict_original_ns
+from layermerge.planning import Budget, predict_original_ns
 from layermerge.store import Measurement
 
 MAX_ATTEMPTS = 8
@@ -32,19 +31,20 @@ class Comparison:
 
 def plan_within_budget(
     profile: LatencyProfile,
-    scores: ImportanceScores,
+    plan_for: Callable[[int], Plan],
     budget: Budget,
     measure: Callable[[Plan], Comparison],
     *,
-    objective: str = "exp_delta",
     margin: float = 0.02,
 ) -> Plan:
     """Choose a plan that is measured to keep the budget.
 
     Parameters
     ----------
-    profile, scores, objective
-        See `make_plan`.
+    profile : LatencyProfile
+    plan_for : callable
+        The best plan for a whole-network budget in nanoseconds; as `make_plan`, it raises
+        `InfeasibleError` when there is none.
     budget : Budget
     measure : callable
         Measures a plan beside the base. Weights do not matter for that.
@@ -65,7 +65,7 @@ def plan_within_budget(
     fastest_ns, least_excess = 0, math.inf
     for _ in range(MAX_ATTEMPTS):
         try:
-            plan = make_plan(profile, scores, target_ns, objective=objective)
+            plan = plan_for(target_ns)
         except InfeasibleError:
             if target_ns == asked_ns:
                 raise

@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import layermerge
-from layermerge.commands import compress, demo, frontier, inspect, solve
+from layermerge.commands import compress, demo, frontier, importance, inspect, solve
 from layermerge.errors import InfeasibleError, InputError, LayerMergeError
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "inspect": inspect,
     "compress": compress,
+    "importance": importance,
     "solve": solve,
     "frontier": frontier,
 }

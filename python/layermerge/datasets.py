@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -142,28 +143,125 @@ def load_image_folder(
                 f"{folder}/val/CLASS/*.jpg"
             )
     try:
-        from torchvision import datasets, transforms
+        from torchvision import datasets
     except ImportError as error:
         raise MissingDependencyError("torchvision", "models") from error
-    normalise = [
-        transforms.ToTensor(),
-        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ]
-    augment = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), *normalise]
-    centre = [transforms.Resize(size * 8 // 7), transforms.CenterCrop(size), *normalise]
-    train = datasets.ImageFolder(folder / "train", transforms.Compose(augment))
-    held_out = datasets.ImageFolder(folder / "val", transforms.Compose(centre))
+    augment, centre = _image_transforms(size)
+    train = datasets.ImageFolder(folder / "train", augment)
+    held_out = datasets.ImageFolder(folder / "val", centre)
     halves = [torch.utils.data.Subset(held_out, range(i, len(held_out), 2)) for i in (0, 1)]
-
-    def loader(images: torch.utils.data.Dataset[tuple[Tensor, Tensor]], shuffle: bool) -> Batches:
-        return torch.utils.data.DataLoader(
-            images, batch_size, shuffle=shuffle, num_workers=workers, drop_last=shuffle
-        )
-
     return Dataset(
         str(folder),
-        loader(train, True),
-        loader(halves[0], False),
-        loader(halves[1], False),
+        _loader(train, batch_size, workers, shuffle=True),
+        _loader(halves[0], batch_size, workers, shuffle=False),
+        _loader(halves[1], batch_size, workers, shuffle=False),
         len(train.classes),
+    )
+
+
+def load_hub_dataset(
+    path: str, *, size: int = 224, batch_size: int = 64, workers: int = 2
+) -> Dataset:
+    """Load labelled images with the Hugging Face `datasets` library.
+
+    Half of the held-out split, every second image, estimates importance; the other half is the
+    test.
+
+    Parameters
+    ----------
+    path : str
+        A folder of `Dataset.save_to_disk`, a folder or name that `datasets.load_dataset` takes. It
+        has a split "train" and one of "validation" and "test", with a column of images and one of
+        class labels.
+    size : int
+        Height and width of the images, normalised as for ImageNet.
+    batch_size, workers : int
+        Of the data loaders.
+    """
+    splits = _hub_splits(path)
+    held_out = next((splits[name] for name in ("validation", "test") if name in splits), None)
+    if "train" not in splits or held_out is None:
+        raise InputError(
+            f"{path} has the splits {sorted(splits)}; expected 'train', and 'validation' or 'test'"
+        )
+    image, label = _hub_columns(path, splits["train"])
+    augment, centre = _image_transforms(size)
+    train = _HubImages(splits["train"], image, label, augment)
+    halves = [
+        _HubImages(held_out.select(range(first, len(held_out), 2)), image, label, centre)
+        for first in (0, 1)
+    ]
+    return Dataset(
+        path,
+        _loader(train, batch_size, workers, shuffle=True),
+        _loader(halves[0], batch_size, workers, shuffle=False),
+        _loader(halves[1], batch_size, workers, shuffle=False),
+        splits["train"].features[label].num_classes,
+    )
+
+
+@dataclass(frozen=True)
+class _HubImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Rows of a Hugging Face split as pairs of an image tensor and a class index."""
+
+    rows: Any
+    image: str
+    label: str
+    transform: Callable[[Any], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        row = self.rows[index]
+        return self.transform(row[self.image].convert("RGB")), torch.tensor(row[self.label])
+
+
+def _hub_splits(path: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependencyError("Hugging Face datasets", "hub") from error
+    try:
+        if (Path(path) / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(path)
+        return datasets.load_dataset(path)
+    except Exception as error:  # the library raises its own, those of the network and of files
+        raise InputError(
+            f"--data hf:{path} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _hub_columns(path: str, split: Any) -> tuple[str, str]:
+    """Names of the image column and of the label column."""
+    kinds = {type(feature).__name__: name for name, feature in split.features.items()}
+    if not {"Image", "ClassLabel"} <= kinds.keys():
+        raise InputError(
+            f"{path} has the columns {dict(split.features)}; expected one of images and one of "
+            "class labels (features Image and ClassLabel)"
+        )
+    return kinds["Image"], kinds["ClassLabel"]
+
+
+def _image_transforms(size: int) -> tuple[Callable[[Any], Tensor], Callable[[Any], Tensor]]:
+    """To train with, and to evaluate with: those of timm, for ImageNet."""
+    try:
+        from timm.data.transforms_factory import create_transform
+    except ImportError as error:
+        raise MissingDependencyError("timm", "models") from error
+    return (
+        create_transform(size, is_training=True),
+        create_transform(size, is_training=False, crop_pct=0.875),
+    )
+
+
+def _loader(
+    images: torch.utils.data.Dataset[tuple[Tensor, Tensor]],
+    batch_size: int,
+    workers: int,
+    *,
+    shuffle: bool,
+) -> Batches:
+    return torch.utils.data.DataLoader(
+        images, batch_size, shuffle=shuffle, num_workers=workers, drop_last=shuffle
     )

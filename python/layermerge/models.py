@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from torch import nn
 
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.graph import ExampleInputs
+from layermerge.source_files import brief, load_file
 
 FORMS = (
     "timm:NAME, torchvision:NAME, diffusers:NAME, package.module:function or "
@@ -84,7 +83,7 @@ def load_model_and_inputs(
 def call_by_name(name: str) -> Any:
     """Call ``package.module:function`` or ``path/to/file.py:function`` without arguments."""
     source, _, entry = name.rpartition(":")
-    module = _load_file(Path(source)) if source.endswith(".py") else _load_module(source)
+    module = load_file(Path(source)) if source.endswith(".py") else _load_module(source)
     function = getattr(module, entry, None)
     if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
@@ -98,7 +97,7 @@ def call_by_name(name: str) -> Any:
     try:
         return function()
     except (Exception, SystemExit) as error:
-        raise InputError(f"{name} failed: {_brief(error)}") from error
+        raise InputError(f"{name} failed: {brief(error)}") from error
 
 
 def _load_module(name: str) -> ModuleType:
@@ -106,27 +105,8 @@ def _load_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"module {name!r} cannot be imported: {_brief(error)}. A model is named {FORMS}"
+            f"module {name!r} cannot be imported: {brief(error)}. A model is named {FORMS}"
         ) from error
-
-
-def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"layermerge_file_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look for their module there
-    folder = str(path.parent.resolve())
-    sys.path.insert(0, folder)  # a file may import its neighbours, as a script may
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{path} cannot be run: {_brief(error)}") from error
-    finally:
-        sys.path.remove(folder)
-    return module
 
 
 def _from_timm(name: str, pretrained: bool) -> Any:
@@ -187,7 +167,7 @@ def _library(name: str, *, extra: str = "models") -> Any:
         raise MissingDependencyError(name, extra) from error
     except Exception as error:
         raise InputError(
-            f"{name} is installed but cannot be imported: {_brief(error)}. It may be built for "
+            f"{name} is installed but cannot be imported: {brief(error)}. It may be built for "
             f"another torch than {torch.__version__}: install the two together"
         ) from error
 
@@ -196,13 +176,7 @@ def _create(create: Callable[[], Any], name: str) -> Any:
     try:
         return create()
     except Exception as error:
-        raise InputError(f"{name} cannot be made: {_brief(error)}") from error
-
-
-def _brief(error: BaseException) -> str:
-    """An error of somebody else's code in one paragraph."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:400]}{'...' if len(text) > 400 else ''}"
+        raise InputError(f"{name} cannot be made: {brief(error)}") from error
 
 
 def _suggestion(name: str, known: list[str]) -> str:
@@ -219,6 +193,6 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(state)
     except Exception as error:
         raise InputError(
-            f"{path} cannot be loaded into {type(model).__name__}: {_brief(error)}. Expected a "
+            f"{path} cannot be loaded into {type(model).__name__}: {brief(error)}. Expected a "
             "safetensors file or a state dict of this very model"
         ) from error

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -20,18 +17,25 @@ from layermerge.budgeting import Comparison, plan_within_budget
 from layermerge.candidates import CandidateSpace
 from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
-from layermerge.importance.estimation import (
+from layermerge.importance.activations import Batches
+from layermerge.importance.closed_form import merge_least_squares
+from layermerge.importance.estimation import fingerprint_weights
+from layermerge.importance.estimators import (
     ScoreFunction,
+    ShortFineTune,
     TrainFunction,
-    estimate_importance,
-    fingerprint_weights,
 )
-from layermerge.importance.scores import ImportanceScores
+from layermerge.importance.executors import SERIAL, Executor
+from layermerge.importance.proxies import ClosedForm
+from layermerge.importance.scores import name_of
+from layermerge.importance.search import LAZY, SearchOptions, check_reachable, searching
 from layermerge.latency.profile import Environment, LatencyProfile
 from layermerge.latency.pytorch import measure_latency, measure_modules
 from layermerge.merging import merge, merge_unverified
+from layermerge.network import Network
 from layermerge.plan import Plan, original_plan
-from layermerge.planning import Budget, make_plan, predict_original_ns
+from layermerge.planning import Budget, predict_original_ns
+from layermerge.progress import Stages
 from layermerge.results import Result
 from layermerge.rewriting import rewrite
 from layermerge.search_space import SearchSpace
@@ -49,8 +53,13 @@ class Options:
     ----------
     space : SearchSpace
         What a plan is chosen from.
-    objective : {"exp_delta", "delta"}
-        See `ImportanceScores.of`.
+    search : SearchOptions
+        Objective, bounds, and whether every candidate is evaluated.
+    executor : Executor
+        Where candidates are evaluated; see `layermerge.importance.executors`.
+    init : {"composed", "least_squares"}
+        What fine-tunes start from: the weights that are kept, or segments merged in closed form on
+        calibration data.
     device, threads, target_rsd, max_seconds
         See `measure_latency`.
     estimator : str
@@ -66,7 +75,9 @@ class Options:
     """
 
     space: SearchSpace = field(default_factory=SearchSpace)
-    objective: str = "exp_delta"
+    search: SearchOptions = LAZY
+    executor: Executor = SERIAL
+    init: str = "composed"
     device: str | None = None
     threads: int | None = None
     target_rsd: float = 0.02
@@ -113,6 +124,7 @@ def compress(
     fraction: float | None = None,
     finetune_fn: TrainFunction | None = None,
     evaluate_fn: ScoreFunction | None = None,
+    calibration: Batches | None = None,
     study: StudyLike = None,
     options: Options = Options(),
 ) -> Compression:
@@ -141,6 +153,9 @@ def compress(
     evaluate_fn : callable, optional
         Scores the base and the result, best on data that `score_fn` has not seen; by default
         `score_fn`.
+    calibration : iterable of batches, optional
+        Some training data, inputs first: merges in closed form, by which candidates are ranked, so
+        that fewer need a fine-tune.
     study : Study or path, optional
         Keeps what takes time as it arrives; what it holds is not done again.
     options : Options
@@ -157,7 +172,11 @@ def compress(
         If no plan meets the budget; has the least latency.
     """
     budget = Budget(latency_ms=latency_ms, fraction=fraction, speedup=speedup)
-    stages = _Stages()
+    estimator = ShortFineTune(
+        score_fn, train_fn, options.estimator, init=options.init, calibration=calibration
+    )
+    order_by = None if calibration is None else ClosedForm(calibration, name=options.estimator)
+    stages = Stages()
     with opened(study) as store:
         with stages.timed("trace"):
             network = trace(model, example_inputs, remove=options.space.remove)
@@ -165,57 +184,44 @@ def compress(
             space = options.space.enumerate(network)
         with stages.timed("latency"):
             profile = _measure(model, base, space, example_inputs, store, options)
-        _check_reachable(profile, budget)
-        with stages.timed("importance"):
-            scores = _estimate(model, profile, score_fn, train_fn, store, options)
-        with stages.timed("plan"):
-            measure = partial(
-                _measure_plan, model, base, example_inputs, profile.environment, store, options
-            )
-            plan = plan_within_budget(
-                profile,
-                scores,
-                budget,
-                measure,
-                objective=options.objective,
-                margin=options.target_rsd,
-            )
+        check_reachable(profile, budget)
+        with searching(
+            model,
+            profile,
+            estimator,
+            order_by=order_by,
+            options=options.search,
+            seed=options.seed,
+            study=store,
+            executor=options.executor,
+            progress=options.progress,
+        ) as planner:
+            with stages.timed("importance"):
+                planner.plan(budget.resolve(predict_original_ns(profile)))
+            with stages.timed("plan"):
+                measure = partial(
+                    _measure_plan, model, base, example_inputs, profile.environment, store, options
+                )
+                plan = plan_within_budget(
+                    profile, planner.plan, budget, measure, margin=options.target_rsd
+                )
         with stages.timed("finetune"):
-            rewritten = _finetune(model, plan, finetune_fn or train_fn, store, options)
+            start = _start(model, network, plan, calibration, options)
+            trained = _finetune(model, start, plan, finetune_fn or train_fn, store, options)
     with stages.timed("merge"):
-        merged = merge(rewritten)
+        merged = trained if options.init == "least_squares" else merge(trained)
     with stages.timed("evaluate"):
         evaluate = evaluate_fn or score_fn
         measured = _compare(base, merged, example_inputs, options)
         values = {BASE: float(evaluate(base)), COMPRESSED: float(evaluate(merged))}
+    modules = {BASE: base, COMPRESSED: merged}
     evidence = Evidence(
-        profile,
-        scores,
-        plan,
-        budget,
-        {BASE: base, COMPRESSED: merged},
-        measured,
-        values,
-        stages.seconds,
+        profile, planner.scores, plan, budget, modules, measured, values, stages.seconds
     )
     result = sum_up(
         evidence, score_name=options.score_name, provenance=_provenance(options, budget)
     )
-    return Compression(merged, rewritten, base, plan, result)
-
-
-@dataclass
-class _Stages:
-    """Times the stages and announces them."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - began, 3)
-        _log.info("%s: %.1f s", name, self.seconds[name])
+    return Compression(merged, trained, base, plan, result)
 
 
 def _measure(
@@ -241,34 +247,6 @@ def _measure(
     )
 
 
-def _estimate(
-    model: nn.Module,
-    profile: LatencyProfile,
-    score_fn: ScoreFunction,
-    train_fn: TrainFunction,
-    study: Study,
-    options: Options,
-) -> ImportanceScores:
-    return estimate_importance(
-        model,
-        profile.space.network,
-        profile.space,
-        score_fn=score_fn,
-        train_fn=train_fn,
-        estimator=options.estimator,
-        skip=profile.unprofitable(),
-        seed=options.seed,
-        study=study,
-        progress=options.progress,
-    )
-
-
-def _check_reachable(profile: LatencyProfile, budget: Budget) -> None:
-    """Refuse a budget below the fastest plan before any fine-tune is spent on it."""
-    equal = ImportanceScores(0.0, {c.key: 0.0 for c in profile.space.candidates}, {}, frozenset())
-    make_plan(profile, equal, budget.resolve(predict_original_ns(profile)))
-
-
 def _measure_plan(
     model: nn.Module,
     base: nn.Module,
@@ -289,16 +267,35 @@ def _measure_plan(
     return Comparison(*(known[subject] for subject in subjects))
 
 
-def _finetune(
-    model: nn.Module, plan: Plan, finetune_fn: TrainFunction, study: Study, options: Options
+def _start(
+    model: nn.Module,
+    network: Network,
+    plan: Plan,
+    calibration: Batches | None,
+    options: Options,
 ) -> fx.GraphModule:
-    """Rewrite and fine-tune, or take the fine-tuned weights that the study holds."""
-    rewritten = rewrite(model, plan)
+    """What the final fine-tune starts from."""
+    if options.init == "composed":
+        return rewrite(model, plan)
+    assert calibration is not None
+    return merge_least_squares(model, network, plan, calibration)
+
+
+def _finetune(
+    model: nn.Module,
+    start: fx.GraphModule,
+    plan: Plan,
+    finetune_fn: TrainFunction,
+    study: Study,
+    options: Options,
+) -> fx.GraphModule:
+    """Fine-tune in place, or take the fine-tuned weights that the study holds."""
     key = json.dumps(
         {
             "plan": plan.fingerprint,
             "weights": fingerprint_weights(model),
             "finetuner": options.finetuner,
+            "init": options.init,
             "seed": options.seed,
         },
         sort_keys=True,
@@ -306,12 +303,12 @@ def _finetune(
     known = study.artefact(key)
     if known is not None:
         _log.info("fine-tuned weights are in the study")
-        rewritten.load_state_dict(safetensors.torch.load(known))
-        return rewritten
-    finetune_fn(rewritten)
-    weights = {name: tensor.cpu().clone() for name, tensor in rewritten.state_dict().items()}
+        start.load_state_dict(safetensors.torch.load(known))
+        return start
+    finetune_fn(start)
+    weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
     study.add_artefact(key, safetensors.torch.save(weights))
-    return rewritten.eval()
+    return start.eval()
 
 
 def _compare(
@@ -337,7 +334,8 @@ def _provenance(options: Options, budget: Budget) -> dict[str, Any]:
             name: value if isinstance(value, (str, int, float)) else value and list(value)
             for name, value in vars(options.space).items()
         },
-        "objective": options.objective,
+        "objective": name_of(options.search.objective),
+        "init": options.init,
         "estimator": options.estimator,
         "finetuner": options.finetuner,
         "seed": options.seed,

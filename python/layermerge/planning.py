@@ -11,7 +11,7 @@ import numpy as np
 
 from layermerge.candidates import Candidate
 from layermerge.errors import InfeasibleError, InputError
-from layermerge.importance.scores import ImportanceScores
+from layermerge.importance.scores import ImportanceScores, Objective
 from layermerge.latency.profile import LatencyProfile
 from layermerge.milliseconds import budget_from_ms, format_ms
 from layermerge.plan import Plan, planned_segment
@@ -82,7 +82,7 @@ class Budget:
 
 
 def tabulate(
-    profile: LatencyProfile, scores: ImportanceScores, objective: str = "exp_delta"
+    profile: LatencyProfile, scores: ImportanceScores, objective: Objective = "exp_delta"
 ) -> tuple[LatencyTable, ImportanceTable, tuple[Candidate, ...]]:
     """Put the candidates that may be chosen into the tables that the solver takes.
 
@@ -118,7 +118,7 @@ def make_plan(
     scores: ImportanceScores,
     budget_ns: int,
     *,
-    objective: str = "exp_delta",
+    objective: Objective = "exp_delta",
 ) -> Plan:
     """Choose the plan of largest importance whose predicted latency meets a budget.
 
@@ -129,7 +129,8 @@ def make_plan(
         Of the same candidate space.
     budget_ns : int
         For the whole network, fixed parts included.
-    objective : {"exp_delta", "delta"}
+    objective : str or callable
+        See `ImportanceScores.of`.
 
     Returns
     -------
@@ -141,20 +142,29 @@ def make_plan(
         If no plan is so fast; has the least whole-network latency.
     """
     latency, importance, candidates = tabulate(profile, scores, objective)
-    # calibration * (fixed + Σ T) <= budget
-    available_ns = math.floor(budget_ns / profile.calibration) - profile.fixed_ns
     try:
-        selection = solve(latency, importance, budget_ns=max(available_ns, 0))
+        selection = solve(latency, importance, budget_ns=available_ns(profile, budget_ns))
     except InfeasibleError as error:
-        least_ns = predict_ns(profile, error.least_latency_ns)
-        raise InfeasibleError(
-            f"no plan meets the budget of {format_ms(budget_ns)} ms: the fastest is predicted to "
-            f"take {format_ms(least_ns)} ms, of which "
-            f"{format_ms(predict_ns(profile, 0))} ms are fixed parts. Allow more latency, or widen "
-            "the search space (max_kernel, frozen, breaks)",
-            least_ns,
-        ) from None
+        raise explained(error, profile, budget_ns) from None
     return _plan(profile, selection, candidates, budget_ns)
+
+
+def explained(error: InfeasibleError, profile: LatencyProfile, budget_ns: int) -> InfeasibleError:
+    """The solver's error, in terms of the whole network."""
+    least_ns = predict_ns(profile, error.least_latency_ns)
+    return InfeasibleError(
+        f"no plan meets the budget of {format_ms(budget_ns)} ms: the fastest is predicted to "
+        f"take {format_ms(least_ns)} ms, of which "
+        f"{format_ms(predict_ns(profile, 0))} ms are fixed parts. Allow more latency, or widen "
+        "the search space (max_kernel, frozen, breaks)",
+        least_ns,
+    )
+
+
+def available_ns(profile: LatencyProfile, budget_ns: int) -> int:
+    """What a whole-network budget leaves for the sum of the candidate latencies, at least 0."""
+    # calibration * (fixed + Σ T) <= budget
+    return max(0, math.floor(budget_ns / profile.calibration) - profile.fixed_ns)
 
 
 def predict_ns(profile: LatencyProfile, convolutions_ns: int) -> int:

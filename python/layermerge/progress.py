@@ -1,10 +1,15 @@
-"""The progress bar of everything slow: on a terminal's standard error, silent elsewhere."""
+"""What everything slow shows: a progress bar on a terminal, silent elsewhere; times of stages."""
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -51,3 +56,24 @@ def progress_bar(
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total)
         yield lambda completed: progress.update(task, completed=completed)
+
+
+@dataclass
+class Stages:
+    """Times the stages of a run and announces them.
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        Wall-clock time of each stage that has ended.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Time a block as one stage."""
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - began, 3)
+        _log.info("%s: %.1f s", name, self.seconds[name])

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from torch import nn
 
 from layermerge.datasets import Dataset
-from layermerge.finetuning import FinetuneSettings, finetune, score_classification
-from layermerge.importance.estimation import ScoreFunction, TrainFunction
+from layermerge.finetuning import Batch, FinetuneSettings, finetune, score_classification
+from layermerge.importance.estimators import ScoreFunction, TrainFunction
+from layermerge.seeding import seeded
+
+CALIBRATION_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Recipe:
         Names the third with its settings.
     score_name : str
         What the scores are.
+    calibration : tuple of batches
+        Some training data, fixed, for closed-form merging.
     """
 
     score_fn: ScoreFunction
@@ -35,6 +41,7 @@ class Recipe:
     estimator: str
     finetuner: str
     score_name: str = "score"
+    calibration: tuple[Batch, ...] = ()
 
 
 def classification(
@@ -60,19 +67,34 @@ def classification(
     progress : bool
         Show a progress bar for the latter.
     """
-
-    def train(rewritten: nn.Module) -> None:
-        finetune(rewritten, dataset.train, probe, progress=False)
-
-    def finetune_chosen(rewritten: nn.Module) -> None:
-        finetune(rewritten, dataset.train, final, teacher=model, progress=progress)
-
     return Recipe(
         partial(score_classification, batches=dataset.validation),
-        train,
-        finetune_chosen,
+        partial(_train, dataset, probe),
+        partial(_finetune, dataset, final, model, progress),
         partial(score_classification, batches=dataset.test),
         json.dumps({"dataset": dataset.name, "probe": probe.fingerprint}),
         json.dumps({"dataset": dataset.name, "final": final.fingerprint}),
         "accuracy",
+        _calibration(dataset, probe.seed),
     )
+
+
+# At the top level, so that other processes and machines can be sent them.
+def _train(dataset: Dataset, settings: FinetuneSettings, rewritten: nn.Module) -> None:
+    finetune(rewritten, dataset.train, settings, progress=False)
+
+
+def _finetune(
+    dataset: Dataset,
+    settings: FinetuneSettings,
+    teacher: nn.Module,
+    progress: bool,
+    rewritten: nn.Module,
+) -> None:
+    finetune(rewritten, dataset.train, settings, teacher=teacher, progress=progress)
+
+
+def _calibration(dataset: Dataset, seed: int) -> tuple[Batch, ...]:
+    """The first batches of training data, as the seed draws them."""
+    with seeded(seed):
+        return tuple(islice(dataset.train, CALIBRATION_BATCHES))

@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layermerge.commands.options import (
-    MAX_SEED,
     add_model,
     add_space,
     announce_stages,
-    at_least,
-    example,
     percentage,
     positive,
     search_space,
-    shape,
 )
-from layermerge.errors import InputError
+from layermerge.commands.task import (
+    add_latency,
+    add_search,
+    add_training,
+    executor_of,
+    load_task,
+    search_options,
+)
 
 if TYPE_CHECKING:
-    from layermerge.datasets import Dataset
     from layermerge.pipeline import Compression
 
 SUMMARY = "Make a model faster: measure, search, fine-tune, merge, verify."
@@ -30,6 +32,7 @@ EPILOG = """\
 data:
   digits                 scikit-learn's digits, 1x32x32 images, 10 classes
   imagefolder:DIR        DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg
+  hf:PATH                a Hugging Face data set of labelled images
   FILE.py:FUNCTION       a function that returns a layermerge.datasets.Dataset
 
 example:
@@ -52,56 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", default="runs/compress", metavar="DIR", help="default: runs/compress"
     )
-    _add_latency(parser)
-    _add_training(parser)
+    add_latency(parser)
+    add_training(parser)
+    add_search(parser)
     add_space(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-
-
-def _add_latency(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("latency")
-    group.add_argument(
-        "--input",
-        type=shape,
-        metavar="SHAPE",
-        help="shape of the input whose latency counts, such as 1x3x224x224; default: that of the "
-        "data, one image",
-    )
-    group.add_argument("--device", metavar="D", help="cpu or cuda; default: cuda if there is one")
-    group.add_argument(
-        "--threads", type=at_least(1), metavar="N", help="CPU only; default: torch's"
-    )
-    group.add_argument(
-        "--max-seconds",
-        type=positive,
-        default=120.0,
-        metavar="T",
-        help="time for each round of measurements, where noise takes longer to average out; "
-        "default: 120",
-    )
-
-
-def _add_training(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("training")
-    group.add_argument(
-        "--probe-steps",
-        type=at_least(1),
-        default=100,
-        metavar="N",
-        help="steps of each short fine-tune for importance; default: 100",
-    )
-    group.add_argument(
-        "--probe-lr", type=positive, default=1e-3, metavar="R", help="default: 0.001"
-    )
-    group.add_argument(
-        "--epochs",
-        type=at_least(1),
-        default=20,
-        metavar="N",
-        help="of the final fine-tune; default: 20",
-    )
-    group.add_argument("--lr", type=positive, default=1e-3, metavar="R", help="default: 0.001")
-    group.add_argument("--seed", type=at_least(0, MAX_SEED), default=0, help="default: 0")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -114,73 +72,31 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
-    import torch
-
-    from layermerge.finetuning import FinetuneSettings
-    from layermerge.latency.clocks import resolve_device
-    from layermerge.models import load_model
     from layermerge.pipeline import Options, compress
-    from layermerge.recipes import classification
 
-    model = load_model(arguments.model, weights=arguments.weights, pretrained=arguments.pretrained)
-    dataset = _load_data(arguments.data)
-    device = resolve_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model.to(device)
-    shape = arguments.input or (1, *_image_shape(dataset))
-    recipe = classification(
-        model,
-        dataset,
-        probe=FinetuneSettings(
-            steps=arguments.probe_steps, learning_rate=arguments.probe_lr, seed=arguments.seed
-        ),
-        final=FinetuneSettings(
-            epochs=arguments.epochs, learning_rate=arguments.lr, seed=arguments.seed
-        ),
-    )
+    task = load_task(arguments)
     return compress(
-        model,
-        example(shape).to(device),
+        task.model,
+        task.example,
         speedup=arguments.speedup,
         latency_ms=arguments.latency_ms,
         fraction=arguments.latency,
-        score_fn=recipe.score_fn,
-        train_fn=recipe.train_fn,
-        finetune_fn=recipe.finetune_fn,
-        evaluate_fn=recipe.evaluate_fn,
+        score_fn=task.recipe.score_fn,
+        train_fn=task.recipe.train_fn,
+        finetune_fn=task.recipe.finetune_fn,
+        evaluate_fn=task.recipe.evaluate_fn,
+        calibration=task.recipe.calibration,
         study=out / "study.db",
         options=Options(
             space=search_space(arguments),
+            search=search_options(arguments),
+            executor=executor_of(arguments),
+            init=arguments.init,
             threads=arguments.threads,
             max_seconds=arguments.max_seconds,
-            estimator=recipe.estimator,
-            finetuner=recipe.finetuner,
-            score_name=recipe.score_name,
+            estimator=task.recipe.estimator,
+            finetuner=task.recipe.finetuner,
+            score_name=task.recipe.score_name,
             seed=arguments.seed,
         ),
     )
-
-
-def _image_shape(dataset: Dataset) -> tuple[int, ...]:
-    for images, _ in dataset.validation:
-        return tuple(images.shape[1:])
-    raise InputError(f"the validation part of {dataset.name} holds no images")
-
-
-def _load_data(name: str) -> Dataset:
-    from layermerge.datasets import Dataset, load_digits, load_image_folder
-    from layermerge.models import call_by_name
-
-    if name == "digits":
-        return load_digits()
-    if name.startswith("imagefolder:"):
-        return load_image_folder(name.removeprefix("imagefolder:"))
-    if ":" not in name:
-        raise InputError(
-            f"--data must be digits, imagefolder:DIR or FILE.py:FUNCTION, got {name!r}"
-        )
-    dataset = call_by_name(name)
-    if not isinstance(dataset, Dataset):
-        raise InputError(
-            f"{name} returned a {type(dataset).__name__}, expected a layermerge.datasets.Dataset"
-        )
-    return dataset

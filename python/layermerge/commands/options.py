@@ -21,10 +21,11 @@ MAX_SEED = 2**32 - 1
 """The largest seed that NumPy's generator takes."""
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Add the model, its weights and its input."""
     parser.add_argument(
         "model",
+        nargs="?" if optional else None,
         metavar="MODEL",
         help="timm:NAME, torchvision:NAME, package.module:function or path/to/file.py:function",
     )
@@ -67,7 +68,7 @@ def add_space(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-flops-ratio",
-        type=not_negative,
+        type=at_least_zero,
         metavar="R",
         help="leave out what takes more than R times the FLOPs of the layers that it replaces; "
         "default: 2, in the paper's space 0, which sets no limit",
@@ -181,9 +182,15 @@ def positive(text: str) -> float:
     return value
 
 
-def not_negative(text: str) -> float:
-    """Read 0 or a number greater than 0."""
-    return 0.0 if text.strip() in ("0", "0.0") else positive(text)
+def at_least_zero(text: str) -> float:
+    """Read a number of at least 0; ``inf`` is one."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
 
 
 def percentage(text: str) -> float:

@@ -1,34 +1,29 @@
-"""Estimate importances: fine-tune and score the network with one segment replaced, for each."""
+"""Estimate importances: evaluate candidates through an executor, and keep each result."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import math
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from layermerge.candidates import Candidate, CandidateSpace
 from layermerge.errors import InputError, LayerMergeError
+from layermerge.importance.estimators import (
+    Estimator,
+    ScoreFunction,
+    ShortFineTune,
+    TrainFunction,
+)
+from layermerge.importance.evaluation import ORIGINAL, Job
+from layermerge.importance.executors import SERIAL, Executor, Run
 from layermerge.importance.scores import ImportanceScores
 from layermerge.network import Network
-from layermerge.plan import original_plan, replace_segment
 from layermerge.progress import progress_bar
-from layermerge.rewriting import rewrite
-from layermerge.seeding import derive_seed, seeded
 from layermerge.store import Score, ScoreKey, Study, StudyLike, opened
-
-ATTEMPTS = 2
-ORIGINAL = "original"
-
-ScoreFunction = Callable[[nn.Module], float]
-TrainFunction = Callable[[nn.Module], object]
-
-_log = logging.getLogger(__name__)
 
 
 def estimate_importance(
@@ -36,19 +31,21 @@ def estimate_importance(
     network: Network,
     space: CandidateSpace,
     *,
-    score_fn: ScoreFunction,
-    train_fn: TrainFunction,
-    estimator: str = "custom",
+    score_fn: ScoreFunction | None = None,
+    train_fn: TrainFunction | None = None,
+    estimator: str | Estimator = "custom",
     skip: Collection[Candidate] = (),
     seed: int = 0,
     study: StudyLike = None,
+    executor: Executor = SERIAL,
     progress: bool = True,
 ) -> ImportanceScores:
-    """Score the network with each segment replaced, one at a time, after a short fine-tune.
+    """Score the network with each segment replaced, one at a time: the full table.
 
-    Each evaluation is seeded by `seed` and the candidate alone: order, interruptions and what a
-    study already holds do not change it. One that raises or gives no finite score is tried again
-    with another seed, and then recorded as failed; the rest goes on.
+    For one plan `find_plans` needs far fewer evaluations. Each evaluation is seeded by `seed` and
+    the candidate alone: order, interruptions, the executor and what a study already holds do not
+    change it. One that raises or gives no finite score is tried again with another seed, and then
+    recorded as failed; the rest goes on.
 
     Parameters
     ----------
@@ -59,15 +56,19 @@ def estimate_importance(
     score_fn : callable
         ``score_fn(module) -> float``, higher is better, on data that `train_fn` does not see.
     train_fn : callable
-        ``train_fn(module)`` fine-tunes a rewritten network in place.
-    estimator : str
+        ``train_fn(module)`` fine-tunes a rewritten network in place; without it networks are scored
+        as they are.
+    estimator : str or Estimator
         Names what `score_fn` and `train_fn` do, with their settings. A study holds scores by
-        this name: change it when they change.
+        this name: change it when they change. Or an estimator of `layermerge.importance`, which
+        takes their place.
     skip : collection of Candidate
         Left out, such as `LatencyProfile.unprofitable`.
     seed : int
     study : Study or path, optional
         Keeps each score as it arrives; what it holds is not evaluated again.
+    executor : Executor
+        Where evaluations run: `Serial`, `Processes` or `RayCluster`.
     progress : bool
         Show a progress bar on a terminal.
 
@@ -82,24 +83,32 @@ def estimate_importance(
     LayerMergeError
         If every candidate fails.
     """
-    wanted = [
-        candidate
-        for candidate in space.candidates
-        if not candidate.is_original and candidate not in skip
-    ]
-    total = 1 + len(wanted)
+    chosen = estimator_of(estimator, score_fn, train_fn)
+    wanted = [c for c in space.candidates if not c.is_original and c not in skip]
     with (
         opened(study) as store,
-        progress_bar("Estimating importance", total, enabled=progress) as show,
+        evaluating(model, network, chosen, seed=seed, study=store, executor=executor) as evaluate,
+        progress_bar("Estimating importance", len(wanted), enabled=progress) as show,
     ):
-        evaluator = _Evaluator(model, network, score_fn, train_fn, estimator, seed, store)
-        base = evaluator.base()
-        scores: dict[str, Score] = {}
-        for candidate in wanted:
-            show(1 + len(scores))
-            scores[candidate.key] = evaluator.score(candidate)
-        show(total)
-    return _collect(base, scores, frozenset(candidate.key for candidate in skip))
+        scores = evaluate(wanted, on_score=show)
+        base = evaluate.base
+    check_some(scores)
+    return collect(base, scores, skipped=frozenset(candidate.key for candidate in skip))
+
+
+def estimator_of(
+    estimator: str | Estimator, score_fn: ScoreFunction | None, train_fn: TrainFunction | None
+) -> Estimator:
+    """The estimator that is given, or the short fine-tune that two callbacks make."""
+    if isinstance(estimator, str):
+        if score_fn is None:
+            raise InputError("give score_fn, or an estimator that needs none")
+        return ShortFineTune(score_fn, train_fn, estimator)
+    if score_fn is not None or train_fn is not None:
+        raise InputError(
+            "an estimator takes the place of score_fn and train_fn: give either it or them"
+        )
+    return estimator
 
 
 def fingerprint_weights(model: nn.Module) -> str:
@@ -111,98 +120,97 @@ def fingerprint_weights(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-class _Evaluator:
-    """Evaluates candidates that the study does not know yet."""
+class Evaluations:
+    """Scores of candidates: what the study knows, and what an executor finds.
 
-    def __init__(
+    Attributes
+    ----------
+    base : float
+        Score of the original network.
+    slots : int
+        How many evaluations run at once.
+    estimator : str
+        Names the estimator with its settings and the seed.
+    """
+
+    def __init__(self, job: Job, study: Study, run: Run, slots: int) -> None:
+        self.slots = slots
+        self._study, self._run = study, run
+        self._key = (job.network.fingerprint, fingerprint_weights(job.model))
+        fingerprint = {"estimator": job.estimator.fingerprint, "seed": job.seed}
+        self.estimator = json.dumps(fingerprint, sort_keys=True)
+        self.base = self._base(job)
+
+    def known(self, candidates: Iterable[Candidate]) -> dict[str, Score]:
+        """What the study holds, by candidate key."""
+        found = ((each.key, self._study.score(self._score_key(each.key))) for each in candidates)
+        return {key: score for key, score in found if score is not None}
+
+    def __call__(
         self,
-        model: nn.Module,
-        network: Network,
-        score_fn: ScoreFunction,
-        train_fn: TrainFunction,
-        estimator: str,
-        seed: int,
-        study: Study,
-    ) -> None:
-        self.model = model
-        self.network = network
-        self.score_fn = score_fn
-        self.train_fn = train_fn
-        self.seed = seed
-        self.study = study
-        self.weights = fingerprint_weights(model)
-        self.estimator = json.dumps({"estimator": estimator, "seed": seed}, sort_keys=True)
+        candidates: Sequence[Candidate],
+        *,
+        on_score: Callable[[int], object] = lambda count: None,
+    ) -> dict[str, Score]:
+        """Scores by candidate key. Each new one is committed as it arrives.
 
-    def base(self) -> float:
+        `on_score` is told after each one how many there are.
+        """
+        scores = self.known(candidates)
+        on_score(len(scores))
+        for candidate, score in self._run([each for each in candidates if each.key not in scores]):
+            self._study.add_score(self._score_key(candidate.key), score)
+            scores[candidate.key] = score
+            on_score(len(scores))
+        return {candidate.key: scores[candidate.key] for candidate in candidates}
+
+    def _base(self, job: Job) -> float:
         """Score of the original network; not being able to score that is an error."""
-        known = self.study.score(self._key(ORIGINAL))
+        known = self._study.score(self._score_key(ORIGINAL))
         if known is None:
-            start = time.perf_counter()
-            with seeded(derive_seed(self.seed, ORIGINAL)):
-                value = self._base_score(rewrite(self.model, original_plan(self.network)))
-            known = Score(value, None, time.perf_counter() - start)
-            self.study.add_score(self._key(ORIGINAL), known)
+            known = Score(job.base(), None, 0.0)
+            self._study.add_score(self._score_key(ORIGINAL), known)
         return known.value
 
-    def score(self, candidate: Candidate) -> Score:
-        """Score of the network with the candidate in place, or the reason why there is none."""
-        known = self.study.score(self._key(candidate.key))
-        if known is None:
-            known = self._evaluate(candidate)
-            self.study.add_score(self._key(candidate.key), known)
-        return known
-
-    def _evaluate(self, candidate: Candidate) -> Score:
-        start = time.perf_counter()
-        failure = ""
-        for attempt in range(ATTEMPTS):
-            try:
-                value = self._attempt(candidate, attempt)
-            except Exception as error:  # user code may raise anything
-                failure = f"{type(error).__name__}: {error}"
-                _log.warning("candidate %s, attempt %d: %s", candidate.key, attempt + 1, failure)
-            else:
-                return Score(value, None, time.perf_counter() - start)
-        return Score(None, failure, time.perf_counter() - start)
-
-    def _attempt(self, candidate: Candidate, attempt: int) -> float:
-        rewritten = rewrite(self.model, replace_segment(self.network, candidate))
-        with seeded(derive_seed(self.seed, candidate.key, attempt)):
-            self.train_fn(rewritten)
-            return self._finite_score(rewritten.eval())
-
-    def _base_score(self, original: nn.Module) -> float:
-        try:
-            return self._finite_score(original)
-        except LayerMergeError:
-            raise
-        except Exception as error:  # user code may raise anything
-            raise InputError(
-                f"score_fn failed on the original network: {type(error).__name__}: {error}. It is "
-                "called as score_fn(module) and must return a number, higher is better"
-            ) from error
-
-    def _finite_score(self, module: nn.Module) -> float:
-        returned = self.score_fn(module)
-        try:
-            value = math.nan if isinstance(returned, str) else float(returned)
-        except (TypeError, ValueError, RuntimeError):
-            value = math.nan
-        if not math.isfinite(value):
-            raise InputError(f"score_fn returned {returned!r}; expected a finite number")
-        return value
-
-    def _key(self, candidate: str) -> ScoreKey:
-        return ScoreKey(self.network.fingerprint, self.weights, candidate, self.estimator)
+    def _score_key(self, candidate: str) -> ScoreKey:
+        return ScoreKey(*self._key, candidate, self.estimator)
 
 
-def _collect(base: float, scores: dict[str, Score], skipped: frozenset[str]) -> ImportanceScores:
-    failures = {key: score.failure for key, score in scores.items() if score.failure is not None}
-    if scores and len(failures) == len(scores):
+@contextmanager
+def evaluating(
+    model: nn.Module,
+    network: Network,
+    estimator: Estimator,
+    *,
+    seed: int,
+    study: Study,
+    executor: Executor,
+) -> Iterator[Evaluations]:
+    """Get ready to evaluate candidates, for the time of a block."""
+    job = Job(model, network, estimator, seed, torch.get_num_threads())
+    with executor.open(job) as (run, slots):
+        yield Evaluations(job, study, run, slots)
+
+
+def check_some(scores: Mapping[str, Score]) -> None:
+    """Refuse a table in which everything failed."""
+    failures = [score.failure for score in scores.values() if score.failure is not None]
+    if failures and len(failures) == len(scores):
         raise LayerMergeError(
             f"none of the {len(scores)} candidates could be scored; the first failed with "
-            f"{next(iter(failures.values()))}. The study holds the failures: once that is mended, "
-            "give another `estimator` or another study"
+            f"{failures[0]}. The study holds the failures: once that is mended, give another "
+            "`estimator` or another study"
         )
+
+
+def collect(
+    base: float,
+    scores: Mapping[str, Score],
+    *,
+    skipped: frozenset[str],
+    unevaluated: frozenset[str] = frozenset(),
+) -> ImportanceScores:
+    """Scores and failures, apart."""
+    failures = {key: score.failure for key, score in scores.items() if score.failure is not None}
     raw = {key: score.value for key, score in scores.items() if key not in failures}
-    return ImportanceScores(base, raw, failures, skipped)
+    return ImportanceScores(base, raw, failures, skipped, unevaluated)

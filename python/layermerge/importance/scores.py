@@ -5,14 +5,50 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from layermerge.candidates import Candidate
 from layermerge.errors import InputError
 
-OBJECTIVES: dict[str, Callable[[float], float]] = {
-    "exp_delta": math.exp,
-    "delta": lambda delta: delta,
+ObjectiveFunction = Callable[[NDArray[np.float64], float], NDArray[Any]]
+"""``objective(delta, base)``: importances of changes Δ of the score from `base`, non-decreasing."""
+
+Objective = str | ObjectiveFunction
+"""The name of an objective, or one of one's own."""
+
+
+def _relative(delta: NDArray[np.float64], base: float) -> NDArray[np.float64]:
+    if base == 0:
+        raise InputError(
+            "objective 'exp_relative' divides by the score of the original, which is 0"
+        )
+    return np.exp(delta / abs(base))
+
+
+OBJECTIVES: dict[str, ObjectiveFunction] = {
+    "exp_delta": lambda delta, base: np.exp(delta),
+    "delta": lambda delta, base: delta,
+    "exp_relative": _relative,
 }
+"""The paper's exp(Δ) for accuracies; Δ itself; exp(Δ / |base|) for scores that are minus a loss,
+where it is the paper's exp(-loss / loss of the original) times e."""
+
+
+def objective_function(objective: Objective) -> ObjectiveFunction:
+    """The function of an objective that may be given by its name."""
+    if callable(objective):
+        return objective
+    if objective not in OBJECTIVES:
+        raise InputError(f"objective must be one of {', '.join(OBJECTIVES)}; got {objective!r}")
+    return OBJECTIVES[objective]
+
+
+def name_of(objective: Objective) -> str:
+    """What an objective is called."""
+    return objective if isinstance(objective, str) else getattr(objective, "__name__", "custom")
 
 
 @dataclass(frozen=True)
@@ -29,12 +65,15 @@ class ImportanceScores:
         Why a candidate has no score, by candidate key.
     skipped : frozenset of str
         Keys of the candidates that were left out on purpose.
+    unevaluated : frozenset of str
+        Keys of the candidates that lazy estimation has not needed.
     """
 
     base: float
     raw: Mapping[str, float]
     failures: Mapping[str, str]
     skipped: frozenset[str]
+    unevaluated: frozenset[str] = frozenset()
 
     def is_available(self, candidate: Candidate) -> bool:
         """Whether the candidate may be chosen: it is original, or has a score."""
@@ -50,25 +89,27 @@ class ImportanceScores:
         """
         if candidate.is_original:
             return 0.0
-        if candidate.key in self.raw:
-            return self.raw[candidate.key] - self.base
-        if candidate.key in self.failures or candidate.key in self.skipped:
+        key = candidate.key
+        if key in self.raw:
+            return self.raw[key] - self.base
+        if key in self.failures or key in self.skipped or key in self.unevaluated:
             return -math.inf
         raise InputError(
             f"candidate {candidate.key} was neither scored nor skipped: the scores are of another "
             "candidate space"
         )
 
-    def of(self, candidate: Candidate, objective: str = "exp_delta") -> float:
+    def of(self, candidate: Candidate, objective: Objective = "exp_delta") -> float:
         """Importance of a candidate; -inf, under every objective, for one that is not available.
 
         Parameters
         ----------
         candidate : Candidate
-        objective : {"exp_delta", "delta"}
-            ``exp_delta`` is the paper's I = exp(Δ); ``delta`` adds up the changes themselves.
+        objective : {"exp_delta", "delta", "exp_relative"} or callable
+            ``exp_delta`` is the paper's I = exp(Δ); ``delta`` adds up the changes themselves;
+            ``exp_relative`` divides them by the absolute score of the original, for scores that are
+            minus a loss. A callable takes an array of Δ, and the score of the original.
         """
-        if objective not in OBJECTIVES:
-            raise InputError(f"objective must be one of {', '.join(OBJECTIVES)}; got {objective!r}")
+        function = objective_function(objective)
         delta = self.delta(candidate)
-        return delta if delta == -math.inf else OBJECTIVES[objective](delta)
+        return delta if delta == -math.inf else float(function(np.array([delta]), self.base)[0])

@@ -1,0 +1,211 @@
+"""What `compress` and `importance` share: their options, and what they make of them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from layermerge.commands.options import (
+    MAX_SEED,
+    at_least,
+    at_least_zero,
+    example,
+    positive,
+    shape,
+)
+from layermerge.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from layermerge.datasets import Dataset
+    from layermerge.importance.executors import Executor
+    from layermerge.importance.search import SearchOptions
+    from layermerge.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, and how to train and score it."""
+
+    model: nn.Module
+    example: Tensor
+    recipe: Recipe
+
+
+def add_latency(parser: argparse.ArgumentParser) -> None:
+    """Add how latency is measured."""
+    group = parser.add_argument_group("latency")
+    group.add_argument(
+        "--input",
+        type=shape,
+        metavar="SHAPE",
+        help="shape of the input whose latency counts, such as 1x3x224x224; default: that of the "
+        "data, one image",
+    )
+    group.add_argument("--device", metavar="D", help="cpu or cuda; default: cuda if there is one")
+    group.add_argument(
+        "--threads", type=at_least(1), metavar="N", help="CPU only; default: torch's"
+    )
+    group.add_argument(
+        "--max-seconds",
+        type=positive,
+        default=120.0,
+        metavar="T",
+        help="time for each round of measurements, where noise takes longer to average out; "
+        "default: 120",
+    )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add how networks are fine-tuned."""
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--probe-steps",
+        type=at_least(1),
+        default=100,
+        metavar="N",
+        help="steps of each short fine-tune for importance; default: 100",
+    )
+    group.add_argument(
+        "--probe-lr", type=positive, default=1e-3, metavar="R", help="default: 0.001"
+    )
+    group.add_argument(
+        "--epochs",
+        type=at_least(1),
+        default=20,
+        metavar="N",
+        help="of the final fine-tune; default: 20",
+    )
+    group.add_argument("--lr", type=positive, default=1e-3, metavar="R", help="default: 0.001")
+    group.add_argument("--seed", type=at_least(0, MAX_SEED), default=0, help="default: 0")
+    group.add_argument(
+        "--init",
+        choices=("composed", "least_squares"),
+        default="composed",
+        help="what fine-tunes start from: the weights that are kept, or segments merged in closed "
+        "form on training data; default: composed",
+    )
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Add how the plan is searched for, and where."""
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "--full",
+        action="store_true",
+        help="evaluate every candidate, not only those that decide the plan",
+    )
+    group.add_argument(
+        "--objective",
+        choices=("exp_delta", "delta", "exp_relative"),
+        default="exp_delta",
+        help="importance of a change of the score: its exponential (the paper), itself, or its "
+        "exponential relative to the score; default: exp_delta",
+    )
+    for name, default, what in (
+        ("gain", 0.0, "a candidate beats the original network"),
+        ("order", 0.0, "a candidate beats one that removes a part of what it removes"),
+        ("prediction", 2.0, "a score beats its prediction, in multiples of the prediction's error"),
+    ):
+        group.add_argument(
+            f"--{name}-margin",
+            type=at_least_zero,
+            default=default,
+            metavar="M",
+            help=f"by how much the search assumes that {what}, at most; default: {default:g}",
+        )
+    group.add_argument(
+        "--executor",
+        choices=("serial", "processes", "ray"),
+        default="serial",
+        help="where candidates are evaluated: here, in processes or GPUs of this machine, or on a "
+        "Ray cluster; default: serial",
+    )
+    group.add_argument(
+        "--workers",
+        type=at_least(1),
+        metavar="N",
+        help="for processes; default: one per GPU, or 2",
+    )
+    group.add_argument("--ray-address", default="auto", metavar="A", help="for ray; default: auto")
+
+
+def executor_of(arguments: argparse.Namespace) -> Executor:
+    """The executor that was asked for."""
+    if arguments.executor == "processes":
+        from layermerge.importance.processes import Processes
+
+        return Processes(arguments.workers or 0)
+    if arguments.executor == "ray":
+        from layermerge.importance.ray_cluster import RayCluster
+
+        return RayCluster(arguments.ray_address)
+    from layermerge.importance.executors import SERIAL
+
+    return SERIAL
+
+
+def search_options(arguments: argparse.Namespace) -> SearchOptions:
+    """The options of the search."""
+    from layermerge.importance.bounds import Margins
+    from layermerge.importance.search import SearchOptions
+
+    margins = Margins(arguments.gain_margin, arguments.order_margin, arguments.prediction_margin)
+    return SearchOptions(full=arguments.full, objective=arguments.objective, margins=margins)
+
+
+def load_task(arguments: argparse.Namespace) -> Task:
+    """Load the model and the data, and make the callbacks."""
+    import torch
+
+    from layermerge.finetuning import FinetuneSettings
+    from layermerge.latency.clocks import resolve_device
+    from layermerge.models import load_model
+    from layermerge.recipes import classification
+
+    model = load_model(arguments.model, weights=arguments.weights, pretrained=arguments.pretrained)
+    dataset = _load_data(arguments.data)
+    device = resolve_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(device)
+    shape = arguments.input or (1, *_image_shape(dataset))
+    recipe = classification(
+        model,
+        dataset,
+        probe=FinetuneSettings(
+            steps=arguments.probe_steps, learning_rate=arguments.probe_lr, seed=arguments.seed
+        ),
+        final=FinetuneSettings(
+            epochs=arguments.epochs, learning_rate=arguments.lr, seed=arguments.seed
+        ),
+    )
+    return Task(model, example(shape).to(device), recipe)
+
+
+def _image_shape(dataset: Dataset) -> tuple[int, ...]:
+    for images, _ in dataset.validation:
+        return tuple(images.shape[1:])
+    raise InputError(f"the validation part of {dataset.name} holds no images")
+
+
+def _load_data(name: str) -> Dataset:
+    from layermerge.datasets import Dataset, load_digits, load_hub_dataset, load_image_folder
+    from layermerge.models import call_by_name
+
+    if name == "digits":
+        return load_digits()
+    if name.startswith("imagefolder:"):
+        return load_image_folder(name.removeprefix("imagefolder:"))
+    if name.startswith("hf:"):
+        return load_hub_dataset(name.removeprefix("hf:"))
+    if ":" not in name:
+        raise InputError(
+            f"--data must be digits, imagefolder:DIR, hf:PATH or FILE.py:FUNCTION, got {name!r}"
+        )
+    dataset = call_by_name(name)
+    if not isinstance(dataset, Dataset):
+        raise InputError(
+            f"{name} returned a {type(dataset).__name__}, expected a layermerge.datasets.Dataset"
+        )
+    return dataset

@@ -1,0 +1,140 @@
+"""Estimators: what a network with one segment replaced is worth, with training and without.
+
+An estimator is a frozen dataclass: its fields say all that decides its scores, so that its
+`fingerprint` names them in a study, and it can be sent to another process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import fx, nn
+
+from layermerge.candidates import Candidate
+from layermerge.errors import InputError, TrainingError
+from layermerge.importance.activations import Batches
+from layermerge.importance.closed_form import RIDGE, merge_least_squares
+from layermerge.network import Network
+from layermerge.plan import original_plan, replace_segment
+from layermerge.rewriting import rewrite
+
+ScoreFunction = Callable[[nn.Module], float]
+TrainFunction = Callable[[nn.Module], object]
+
+INITS = ("composed", "least_squares")
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """Gives raw scores, higher is better."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the estimator with its settings."""
+
+    def base(self, model: nn.Module, network: Network) -> float:
+        """Score of the original network."""
+
+    def score(self, model: nn.Module, network: Network, candidate: Candidate) -> float:
+        """Score of the network with one segment replaced."""
+
+
+@dataclass(frozen=True)
+class ShortFineTune:
+    """The paper's probe: fine-tune shortly, then score on held-out data.
+
+    Attributes
+    ----------
+    score_fn : callable
+        ``score_fn(module) -> float``, on data that `train_fn` does not see.
+    train_fn : callable or None
+        ``train_fn(module)`` fine-tunes in place; None scores without training.
+    name : str
+        Names what the two do, with their settings.
+    init : {"composed", "least_squares"}
+        What the fine-tune starts from: the kept weights as they are, or the segment merged in
+        closed form on `calibration`.
+    reinitialise : bool
+        Whether the layer of a segment that keeps only one starts from new weights.
+    calibration : iterable of batches, optional
+        For "least_squares".
+    ridge : float
+        For "least_squares".
+    """
+
+    score_fn: ScoreFunction
+    train_fn: TrainFunction | None
+    name: str = "custom"
+    init: str = "composed"
+    reinitialise: bool = False
+    calibration: Batches | None = None
+    ridge: float = RIDGE
+
+    def __post_init__(self) -> None:
+        if self.init not in INITS:
+            raise InputError(f"init must be one of {', '.join(INITS)}; got {self.init!r}")
+        if self.init == "least_squares" and self.calibration is None:
+            raise InputError("init 'least_squares' needs calibration data: give `calibration`")
+        if self.init == "least_squares" and self.reinitialise:
+            raise InputError("give either init 'least_squares' or reinitialise, not both")
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the estimator with its settings."""
+        settings: dict[str, object] = {"estimator": self.name}
+        if self.train_fn is None:
+            settings["training"] = "none"
+        if self.init == "least_squares":
+            settings |= {"init": self.init, "ridge": self.ridge}
+        if self.reinitialise:
+            settings["reinitialise"] = True
+        return json.dumps(settings, sort_keys=True)
+
+    def base(self, model: nn.Module, network: Network) -> float:
+        """Score of the original network, as it is."""
+        return finite_score(self.score_fn, rewrite(model, original_plan(network)))
+
+    def score(self, model: nn.Module, network: Network, candidate: Candidate) -> float:
+        """Score after the short fine-tune."""
+        replaced = self._start(model, network, candidate)
+        if self.train_fn is not None:
+            self.train_fn(replaced)
+            check_weights(replaced)
+        return finite_score(self.score_fn, replaced.eval())
+
+    def _start(self, model: nn.Module, network: Network, candidate: Candidate) -> fx.GraphModule:
+        plan = replace_segment(network, candidate)
+        if self.init == "least_squares":
+            assert self.calibration is not None
+            return merge_least_squares(
+                model, network, plan, self.calibration, ridge=self.ridge, verify=False
+            )
+        replaced = rewrite(model, plan)
+        if self.reinitialise and len(candidate.kept) == 1:
+            layer = replaced.get_submodule(network.layers[candidate.kept[0] - 1].name)
+            layer.reset_parameters()  # type: ignore[operator]
+        return replaced
+
+
+def check_weights(module: nn.Module) -> None:
+    """Refuse a network whose weights are no longer finite: its training diverged."""
+    for name, weight in module.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise TrainingError(f"fine-tuning diverged: parameter {name!r} holds NaN or infinity")
+
+
+def finite_score(score_fn: ScoreFunction, module: nn.Module) -> float:
+    """What `score_fn` returns, which must be a finite number."""
+    returned = score_fn(module)
+    try:
+        value = math.nan if isinstance(returned, str) else float(returned)
+    except (TypeError, ValueError, RuntimeError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"score_fn returned {returned!r}; expected a finite number")
+    return value

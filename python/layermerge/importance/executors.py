@@ -1,0 +1,48 @@
+"""Executors: where evaluations run. Here, in processes of this machine, or on a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from layermerge.candidates import Candidate
+from layermerge.importance.evaluation import Job
+from layermerge.store import Score
+
+Run = Callable[[Sequence[Candidate]], Iterator[tuple[Candidate, Score]]]
+"""Evaluates candidates, and gives each result as it arrives, in any order."""
+
+MAX_LOSSES = 3
+"""Workers that may be lost over one candidate before it is marked as failed."""
+
+
+class Executor(Protocol):
+    """Runs evaluations."""
+
+    def open(self, job: Job) -> AbstractContextManager[tuple[Run, int]]:
+        """Get ready to run a job: yields what runs it, and how many evaluations run at once."""
+
+
+@dataclass(frozen=True)
+class Serial:
+    """One evaluation after the other, in this process."""
+
+    @contextmanager
+    def open(self, job: Job) -> Iterator[tuple[Run, int]]:
+        """Run in this process."""
+        yield (lambda candidates: ((each, job.run(each)) for each in candidates)), 1
+
+
+SERIAL = Serial()
+
+
+def lost(candidate: Candidate, seconds: float) -> Score:
+    """The outcome for a candidate over which too many workers were lost."""
+    return Score(
+        None,
+        f"{MAX_LOSSES} workers were lost while they evaluated {candidate.key}: killed, perhaps by "
+        "the system for want of memory",
+        seconds,
+    )

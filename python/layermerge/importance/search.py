@@ -1,0 +1,344 @@
+"""Find plans for latency budgets, evaluating as few candidates as that takes."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from layermerge.candidates import Candidate
+from layermerge.errors import InfeasibleError
+from layermerge.importance.bounds import ASSUMED, Bounds, Margins
+from layermerge.importance.estimation import (
+    Evaluations,
+    check_some,
+    collect,
+    estimator_of,
+    evaluating,
+)
+from layermerge.importance.estimators import Estimator, ScoreFunction, TrainFunction
+from layermerge.importance.executors import SERIAL, Executor
+from layermerge.importance.lazy import Choices, Round, search
+from layermerge.importance.scores import ImportanceScores, Objective, objective_function
+from layermerge.importance.status import PlanStatus, Status
+from layermerge.latency.profile import LatencyProfile
+from layermerge.plan import Plan
+from layermerge.planning import (
+    Budget,
+    available_ns,
+    explained,
+    make_plan,
+    predict_ns,
+    predict_original_ns,
+)
+from layermerge.progress import progress_bar
+from layermerge.store import Score, Study, StudyLike, opened
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search for plans.
+
+    Attributes
+    ----------
+    full : bool
+        Evaluate every candidate that is faster than what it replaces, as the paper does.
+    objective : str or callable
+        See `ImportanceScores.of`.
+    margins : Margins
+        How far scores may exceed what the bounds assume.
+    per_round : int or None
+        Candidates to evaluate between two solutions; by default as many as run at once.
+    """
+
+    full: bool = False
+    objective: Objective = "exp_delta"
+    margins: Margins = ASSUMED
+    per_round: int | None = None
+
+
+LAZY = SearchOptions()
+
+
+@dataclass(frozen=True)
+class FoundPlans:
+    """What `find_plans` found.
+
+    Attributes
+    ----------
+    plans : tuple of Plan
+        One for each budget.
+    scores : ImportanceScores
+        Of the candidates that were evaluated.
+    """
+
+    plans: tuple[Plan, ...]
+    scores: ImportanceScores
+
+
+def find_plans(
+    model: nn.Module,
+    profile: LatencyProfile,
+    budgets_ns: Sequence[int],
+    *,
+    score_fn: ScoreFunction | None = None,
+    train_fn: TrainFunction | None = None,
+    estimator: str | Estimator = "custom",
+    order_by: Estimator | None = None,
+    options: SearchOptions = LAZY,
+    seed: int = 0,
+    study: StudyLike = None,
+    executor: Executor = SERIAL,
+    progress: bool = True,
+) -> FoundPlans:
+    """Find the plan of largest importance for each budget, evaluating few candidates.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that the profile is of, in evaluation mode. Left as it is.
+    profile : LatencyProfile
+    budgets_ns : sequence of int
+        For the whole network. Several of them are refined together.
+    score_fn, train_fn, estimator, seed, study, executor, progress
+        See `estimate_importance`.
+    order_by : Estimator, optional
+        A training-free estimator, which decides what is tried first; `ClosedForm` is the best.
+    options : SearchOptions
+
+    Returns
+    -------
+    FoundPlans
+        The certificate of each plan says what it rests on.
+
+    Raises
+    ------
+    InfeasibleError
+        If no plan meets a budget.
+    """
+    chosen = estimator_of(estimator, score_fn, train_fn)
+    with (
+        opened(study) as store,
+        searching(
+            model,
+            profile,
+            chosen,
+            order_by=order_by,
+            options=options,
+            seed=seed,
+            study=store,
+            executor=executor,
+            progress=progress,
+        ) as planner,
+    ):
+        return FoundPlans(planner.plans(budgets_ns), planner.scores)
+
+
+@contextmanager
+def searching(
+    model: nn.Module,
+    profile: LatencyProfile,
+    estimator: Estimator,
+    *,
+    order_by: Estimator | None,
+    options: SearchOptions,
+    seed: int,
+    study: Study,
+    executor: Executor,
+    progress: bool,
+) -> Iterator[PlanSearch]:
+    """Get ready to find plans, for the time of a block."""
+    network = profile.space.network
+    candidates = choosable(profile)
+    guesses = None
+    if order_by is not None and not options.full:
+        guesses = _guesses(
+            model, profile, order_by, candidates, seed, study, executor, progress=progress
+        )
+    with (
+        evaluating(
+            model, network, estimator, seed=seed, study=study, executor=executor
+        ) as evaluate,
+        progress_bar("Estimating importance", len(candidates), enabled=progress) as show,
+    ):
+
+        def announce(status: Status) -> None:
+            status.save(study)
+            _log.info("%s", next(status.lines()))
+            show(status.evaluated)
+
+        yield PlanSearch(profile, evaluate, guesses, options, announce)
+
+
+def check_reachable(profile: LatencyProfile, budget: Budget) -> None:
+    """Refuse a budget below the fastest plan before any fine-tune is spent on it."""
+    equal = ImportanceScores(0.0, {c.key: 0.0 for c in profile.space.candidates}, {}, frozenset())
+    make_plan(profile, equal, budget.resolve(predict_original_ns(profile)))
+
+
+def choosable(profile: LatencyProfile) -> tuple[Candidate, ...]:
+    """The candidates that are worth a fine-tune, and the original ones."""
+    skipped = profile.unprofitable()
+    return tuple(each for each in profile.space.candidates if each not in skipped)
+
+
+class PlanSearch:
+    """Finds plans for budgets, one after the other; what it learns it keeps."""
+
+    def __init__(
+        self,
+        profile: LatencyProfile,
+        evaluate: Evaluations,
+        guesses: NDArray[np.float64] | None = None,
+        options: SearchOptions = LAZY,
+        announce: Callable[[Status], object] = lambda status: None,
+    ) -> None:
+        self.profile = profile
+        self.candidates = choosable(profile)
+        self._evaluate = evaluate
+        self._options = options
+        self._announce = announce
+        self._known = evaluate.known(each for each in self.candidates if not each.is_original)
+        start = np.array([each.start for each in self.candidates])
+        end = np.array([each.end for each in self.candidates])
+        kept = [each.kept for each in self.candidates]
+        self._choices = Choices(
+            start,
+            end,
+            np.array([profile.of(each) for each in self.candidates], np.int64),
+            Bounds(start, end, kept, guesses, options.margins),
+        )
+
+    @property
+    def scores(self) -> ImportanceScores:
+        """What is known so far."""
+        unevaluated = frozenset(
+            each.key
+            for each in self.candidates
+            if not each.is_original and each.key not in self._known
+        )
+        skipped = frozenset(each.key for each in self.profile.unprofitable())
+        return collect(self._evaluate.base, self._known, skipped=skipped, unevaluated=unevaluated)
+
+    def plan(self, budget_ns: int) -> Plan:
+        """The best plan for a whole-network budget."""
+        return self.plans([budget_ns])[0]
+
+    def plans(self, budgets_ns: Sequence[int]) -> tuple[Plan, ...]:
+        """The best plan for each budget."""
+        replacements = [each for each in self.candidates if not each.is_original]
+        if self._options.full:
+            self._known.update(self._evaluate(replacements))
+            check_some(self._known)
+        last = self._search(budgets_ns)
+        if not self.scores.unevaluated:
+            check_some(self._known)
+        plans = (
+            make_plan(self.profile, self.scores, each, objective=self._options.objective)
+            for each in budgets_ns
+        )
+        if self.scores.unevaluated:
+            return tuple(replace(plan, certificate=last.certificate) for plan in plans)
+        return tuple(plans)
+
+    def _search(self, budgets_ns: Sequence[int]) -> Round:
+        objective = objective_function(self._options.objective)
+        base = self._evaluate.base
+        delta = np.array([self._delta(each) for each in self.candidates])
+        try:
+            _, last = search(
+                self._choices,
+                delta,
+                [available_ns(self.profile, each) for each in budgets_ns],
+                self._evaluate_rows,
+                objective=lambda delta: objective(delta, base),
+                per_round=self._options.per_round or self._evaluate.slots,
+                on_round=lambda state: self._announce(self._status(state, budgets_ns)),
+            )
+        except InfeasibleError as error:
+            raise explained(error, self.profile, min(budgets_ns)) from None
+        return last
+
+    def _delta(self, candidate: Candidate) -> float:
+        """Change of the score: NaN where it is not known, minus infinity where there is none."""
+        if candidate.is_original:
+            return 0.0
+        score = self._known.get(candidate.key)
+        if score is None:
+            return math.nan
+        return -math.inf if score.failure is not None else score.value - self._evaluate.base
+
+    def _evaluate_rows(self, rows: Sequence[int]) -> Mapping[int, float]:
+        chosen = {row: self.candidates[row] for row in rows}
+        self._known.update(self._evaluate(list(chosen.values())))
+        return {row: self._delta(each) for row, each in chosen.items()}
+
+    def _status(self, state: Round, budgets_ns: Sequence[int]) -> Status:
+        seconds = [score.seconds for score in self._known.values()]
+        plans = zip(budgets_ns, state.rows, state.value, state.bound, strict=True)
+        return Status(
+            round=state.number,
+            evaluated=state.evaluated,
+            total=state.total,
+            wanted=state.wanted,
+            is_done=state.is_last,
+            base=self._evaluate.base,
+            seconds_each=sum(seconds) / max(1, len(seconds)),
+            slots=self._evaluate.slots,
+            estimator=self._evaluate.estimator,
+            certificate=state.certificate,
+            plans=tuple(self._plan_status(*plan) for plan in plans),
+        )
+
+    def _plan_status(
+        self, budget_ns: int, rows: tuple[int, ...], value: float, bound: float
+    ) -> PlanStatus:
+        if not rows:
+            return PlanStatus(budget_ns, 0, None, bound, None, ())
+        chosen = [self.candidates[row] for row in rows]
+        return PlanStatus(
+            budget_ns,
+            predict_ns(self.profile, sum(map(self.profile.of, chosen))),
+            value,
+            bound,
+            self._evaluate.base + sum(map(self._delta, chosen)),
+            tuple(each.key for each in chosen if not each.is_original),
+        )
+
+
+def _guesses(
+    model: nn.Module,
+    profile: LatencyProfile,
+    order_by: Estimator,
+    candidates: Sequence[Candidate],
+    seed: int,
+    study: Study,
+    executor: Executor,
+    *,
+    progress: bool,
+) -> NDArray[np.float64]:
+    """Training-free scores; the original network's for what is original, the least if it failed."""
+    network = profile.space.network
+    wanted = [each for each in candidates if not each.is_original]
+    with (
+        evaluating(model, network, order_by, seed=seed, study=study, executor=executor) as evaluate,
+        progress_bar("Ranking candidates", len(wanted), enabled=progress) as show,
+    ):
+        scores = evaluate(wanted, on_score=show)
+        base = evaluate.base
+    least = min((score.value for score in scores.values() if score.failure is None), default=base)
+    return np.array([_guess(scores.get(each.key), base, least) for each in candidates])
+
+
+def _guess(score: Score | None, base: float, least: float) -> float:
+    if score is None:
+        return base
+    return least if score.failure is not None else score.value

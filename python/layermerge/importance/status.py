@@ -1,0 +1,132 @@
+"""Where a search for a plan stands, as kept in its study (no torch)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from layermerge.errors import InputError
+from layermerge.milliseconds import format_ms
+from layermerge.store import Study
+
+KEY = "importance status"
+
+
+@dataclass(frozen=True)
+class PlanStatus:
+    """The best known plan for a budget.
+
+    Attributes
+    ----------
+    budget_ns, latency_ns : int
+        Of the whole network; the latency is as predicted, 0 while there is no plan.
+    value, bound : float or None
+        Its importance, None while there is no plan, and what no plan exceeds if the bounds hold.
+    score : float or None
+        Predicted score: that of the original network and the changes of all replacements.
+    segments : tuple of str
+        Keys of its candidates that are not original.
+    """
+
+    budget_ns: int
+    latency_ns: int
+    value: float | None
+    bound: float
+    score: float | None
+    segments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A search after one of its rounds.
+
+    Attributes
+    ----------
+    round, evaluated, total, wanted : int
+        See `layermerge.importance.lazy.Round`.
+    is_done : bool
+        Whether the certificate holds for every budget.
+    base : float
+        Score of the original network.
+    seconds_each : float
+        Mean time of an evaluation; 0 if there was none yet.
+    slots : int
+        Evaluations that run at once.
+    estimator : str
+        With its settings and the seed.
+    certificate : str
+    plans : tuple of PlanStatus
+        One for each budget.
+    """
+
+    round: int
+    evaluated: int
+    total: int
+    wanted: int
+    is_done: bool
+    base: float
+    seconds_each: float
+    slots: int
+    estimator: str
+    certificate: str
+    plans: tuple[PlanStatus, ...]
+
+    @property
+    def eta_s(self) -> float:
+        """Seconds until what is wanted now is evaluated: the least that is left."""
+        return self.wanted * self.seconds_each / self.slots
+
+    def save(self, study: Study) -> None:
+        """Keep it in a study, in place of the one before."""
+        study.add_artefact(KEY, json.dumps(asdict(self)).encode())
+
+    def lines(self) -> Iterator[str]:
+        """Describe it."""
+        if self.is_done:
+            yield f"done after {self.round} rounds: {self.certificate}"
+        else:
+            left = f", at least {self.eta_s:.0f} s left" if self.seconds_each else ""
+            yield (
+                f"round {self.round}: {self.evaluated} of {self.total} entries evaluated, "
+                f"{self.wanted} wanted now{left}"
+            )
+        yield f"the original network scores {self.base:.4f}"
+        for plan in self.plans:
+            yield from _describe(plan)
+
+
+def load_status(study: Study) -> Status:
+    """Read the status from a study.
+
+    Raises
+    ------
+    InputError
+        If no search has used the study yet.
+    """
+    content = study.artefact(KEY)
+    if content is None:
+        raise InputError(
+            f"study {study.path} holds no search yet: start one with `layermerge importance MODEL "
+            "--study ...` or `layermerge compress`"
+        )
+    document: dict[str, Any] = json.loads(content)
+    plans = (
+        PlanStatus(**{**plan, "segments": tuple(plan["segments"])})
+        for plan in document.pop("plans")
+    )
+    return Status(plans=tuple(plans), **document)
+
+
+def _describe(plan: PlanStatus) -> Iterator[str]:
+    budget = f"budget {format_ms(plan.budget_ns)} ms"
+    if plan.value is None:
+        yield f"{budget}: no plan is known yet"
+        return
+    yield (
+        f"{budget}: best plan so far takes {format_ms(plan.latency_ns)} ms, predicted score "
+        f"{plan.score:.4f}, importance {plan.value:.6f} of at most {plan.bound:.6f}"
+    )
+    if plan.segments:
+        yield f"  replaces {', '.join(plan.segments)}"

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import callbacks
+from layermerge.enumeration import enumerate_candidates
+from layermerge.errors import InputError
+from layermerge.finetuning import FinetuneSettings, finetune
+from layermerge.importance.activations import record
+from layermerge.importance.estimation import estimate_importance
+from layermerge.importance.estimators import Estimator, ShortFineTune
+from layermerge.importance.evaluation import ATTEMPTS, Job
+from layermerge.importance.proxies import ClosedForm, FirstOrderTaylor, OutputError
+from layermerge.plan import original_plan, replace_segment
+from layermerge.rewriting import rewrite, rewriting_of
+from layermerge.tracing import trace
+from networks import striped_images, tiny_classifier
+
+TRAIN = striped_images(64)
+CALIBRATION = [(TRAIN[0][:32], TRAIN[1][:32]), (TRAIN[0][32:], TRAIN[1][32:])]
+
+
+@pytest.fixture(scope="module")
+def traced():
+    model = tiny_classifier()
+    finetune(model, TRAIN, FinetuneSettings(epochs=10, batch_size=32, learning_rate=1e-2))
+    network = trace(model, torch.zeros(2, 1, 8, 8))
+    return model, network, enumerate_candidates(network)
+
+
+def replacements(traced):
+    return [each for each in traced[2].candidates if not each.is_original and each.kept]
+
+
+def composed(traced, candidate):
+    return rewrite(traced[0], replace_segment(traced[1], candidate))
+
+
+ESTIMATORS = {
+    "fine-tune": ShortFineTune(callbacks.score, callbacks.train),
+    "no training": ShortFineTune(callbacks.score, None),
+    "from closed form": ShortFineTune(
+        callbacks.score, callbacks.train, init="least_squares", calibration=CALIBRATION
+    ),
+    "output error": OutputError(CALIBRATION),
+    "taylor": FirstOrderTaylor(CALIBRATION, F.cross_entropy),
+    "closed form error": ClosedForm(CALIBRATION),
+    "closed form score": ClosedForm(CALIBRATION, callbacks.score),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_scores_every_candidate_and_leaves_the_model_alone(traced, name):
+    before = {key: value.clone() for key, value in traced[0].state_dict().items()}
+    scores = estimate_importance(*traced, estimator=ESTIMATORS[name], progress=False)
+    assert scores.failures == {}
+    assert all(math.isfinite(value) for value in scores.raw.values())
+    assert len(scores.raw) == len(traced[2].candidates) - len(traced[2].original)
+    assert all(torch.equal(value, before[key]) for key, value in traced[0].state_dict().items())
+
+
+def test_fingerprints_differ_are_stable_and_survive_pickling():
+    fingerprints = [estimator.fingerprint for estimator in ESTIMATORS.values()]
+    assert len(set(fingerprints)) == len(fingerprints)
+    for estimator in ESTIMATORS.values():
+        assert isinstance(estimator, Estimator)
+        assert isinstance(json.loads(estimator.fingerprint), dict)
+        assert pickle.loads(pickle.dumps(estimator)).fingerprint == estimator.fingerprint
+
+
+def test_the_output_error_is_that_of_the_segments_output(traced):
+    model, _, _ = traced
+    stem = nn.Sequential(*list(model)[:3])
+    block = model[3]
+    (candidate,) = [c for c in replacements(traced) if (c.start, c.end, c.kept) == (1, 3, (2, 3))]
+    inputs = torch.cat([batch for batch, _ in CALIBRATION])
+    with torch.no_grad():
+        entry = stem(inputs)
+        before = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(entry))))) + entry
+        # Padded once at the entry, convolved without padding.
+        wide = F.conv2d(F.pad(entry, (2, 2, 2, 2)), block.conv1.weight)
+        scale = block.bn1.weight / (block.bn1.running_var + block.bn1.eps).sqrt()
+        wide = wide * scale[:, None, None]
+        wide = wide + (block.bn1.bias - block.bn1.running_mean * scale)[:, None, None]
+        after = block.bn2(F.conv2d(wide, block.conv2.weight)) + entry
+    expected = -((after - before) ** 2).sum() / (before**2).sum()
+    found = OutputError(CALIBRATION).score(*traced[:2], candidate)
+    assert found == pytest.approx(float(expected), rel=1e-4)
+    assert found < 0
+
+
+def test_taylor_is_the_derivative_of_the_loss_towards_the_replaced_output(traced):
+    model, network, _ = traced
+    (candidate,) = [c for c in replacements(traced) if (c.start, c.end, c.kept) == (1, 3, (2, 3))]
+    inputs, labels = CALIBRATION[0]
+    replaced = composed(traced, candidate)
+    exits = [segment.exit for segment in rewriting_of(replaced).segments]
+    after = record(replaced, inputs, exits)[exits[-1]].double()
+    exit = next(s.exit for s in network.segments if (s.start, s.end) == (1, 3))
+    before = record(rewrite(model, original_plan(network)), inputs, {exit})[exit].double()
+    tail = copy.deepcopy(model[4:]).double()
+
+    def losses(step):
+        """Each image's share of the mean loss, a step towards the replaced output."""
+        outputs = tail(F.relu(before + step * (after - before)))
+        return F.cross_entropy(outputs, labels, reduction="none") / len(labels)
+
+    with torch.no_grad():
+        slopes = (losses(1e-6) - losses(-1e-6)) / 2e-6
+        expected = -slopes.abs().sum() / losses(0).sum()
+    found = FirstOrderTaylor([CALIBRATION[0]], F.cross_entropy).score(model, network, candidate)
+    assert found == pytest.approx(float(expected), rel=1e-3)
+    assert found < 0
+
+
+def test_reinitialising_replaces_the_one_layer_that_a_segment_keeps(traced):
+    model, network, _ = traced
+    seen = []
+    estimator = ShortFineTune(
+        callbacks.score,
+        lambda module: seen.append({k: v.clone() for k, v in module.state_dict().items()}),
+        reinitialise=True,
+    )
+    single, several = (
+        next(c for c in replacements(traced) if (len(c.kept) == 1) == is_single)
+        for is_single in (True, False)
+    )
+    for candidate in (single, several):
+        estimator.score(model, network, candidate)
+    name = network.layers[single.kept[0] - 1].name + ".weight"
+    assert not torch.equal(seen[0][name], model.state_dict()[name])
+    assert torch.equal(seen[0]["6.weight"], model.state_dict()["6.weight"])
+    for layer in several.kept:
+        name = network.layers[layer - 1].name + ".weight"
+        assert torch.equal(seen[1][name], model.state_dict()[name])
+
+
+def test_a_closed_form_start_scores_better_before_any_training(traced):
+    model, network, _ = traced
+    better = 0
+    for candidate in replacements(traced):
+        fitted = ClosedForm(CALIBRATION, callbacks.score).score(model, network, candidate)
+        better += fitted - callbacks.score(composed(traced, candidate))
+    assert better > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init": "random"}, "init must be one of composed, least_squares; got 'random'"),
+        ({"init": "least_squares"}, "needs calibration data"),
+        (
+            {"init": "least_squares", "calibration": CALIBRATION, "reinitialise": True},
+            "either init 'least_squares' or reinitialise",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        ShortFineTune(callbacks.score, None, **options)
+
+
+def test_an_estimator_takes_the_place_of_the_callbacks(traced):
+    with pytest.raises(InputError, match="takes the place of score_fn and train_fn"):
+        estimate_importance(
+            *traced, score_fn=callbacks.score, estimator=ESTIMATORS["no training"], progress=False
+        )
+    with pytest.raises(InputError, match="give score_fn, or an estimator"):
+        estimate_importance(*traced, progress=False)
+
+
+class Fault:
+    """Fails as training can, at the first `times` calls."""
+
+    def __init__(self, kind, times=10**6):
+        self.kind, self.left = kind, times
+
+    def __call__(self, module):
+        if self.left:
+            self.left -= 1
+            self.fail(module)
+
+    def fail(self, module):
+        if self.kind == "out of memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        if self.kind == "host out of memory":
+            raise MemoryError
+        if self.kind == "raises":
+            raise KeyError("labels")
+        if self.kind == "NaN loss":
+            inputs, labels = TRAIN
+            finetune(module, (inputs * math.nan, labels), FinetuneSettings(steps=1))
+        with torch.no_grad():  # diverges in silence
+            next(module.parameters()).fill_(math.inf)
+
+
+REASONS = {
+    "NaN loss": "TrainingError: the loss is nan at step 1",
+    "diverges": "TrainingError: fine-tuning diverged: parameter '0.weight' holds NaN or infinity",
+    "out of memory": "OutOfMemoryError: CUDA out of memory",
+    "host out of memory": "MemoryError",
+    "raises": "KeyError: 'labels'",
+}
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_a_fault_is_retried_and_then_marked_with_its_reason(traced, kind):
+    model, network, _ = traced
+    candidate = replacements(traced)[0]
+    once = Job(model, network, ShortFineTune(callbacks.score, Fault(kind, 1)), 0, 1)
+    assert once.run(candidate).failure is None
+    always = Job(model, network, ShortFineTune(callbacks.score, Fault(kind, ATTEMPTS)), 0, 1)
+    assert REASONS[kind] in always.run(candidate).failure
+    assert always.run(candidate).failure is None
+
+
+def test_calibration_with_nan_is_named(traced):
+    broken = [torch.full((2, 1, 8, 8), math.nan)]
+    with pytest.raises(InputError, match=r"relative output error is nan: check the calibration"):
+        OutputError(broken).score(*traced[:2], replacements(traced)[0])

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from layermerge.enumeration import enumerate_candidates
+from layermerge.errors import InfeasibleError
+from layermerge.importance.bounds import Margins
+from layermerge.importance.estimation import estimate_importance
+from layermerge.importance.proxies import ClosedForm
+from layermerge.importance.search import SearchOptions, find_plans
+from layermerge.importance.status import Status, load_status
+from layermerge.plan import original_plan
+from layermerge.planning import make_plan, predict_original_ns
+from layermerge.store import Study
+from layermerge.tracing import trace
+from networks import ConvNorm, Residual
+from test_planning import profile_of
+
+WIDE = Margins(gain=10.0, order=10.0, prediction=math.inf)
+CALIBRATION = [torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))]
+
+
+def make():
+    """Four convolutions for images 3x16x16."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [ConvNorm(3, 8, 3, nn.ReLU()), Residual(8), ConvNorm(8, 8, 3, nn.ReLU())]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 16 * 16, 5)).eval()
+
+
+with torch.no_grad():
+    TARGET = make()(CALIBRATION[0])
+
+
+def score(module):
+    """Minus one at the original network, and less the further its outputs are from those."""
+    with torch.inference_mode():
+        return -1 - float((module(CALIBRATION[0]) - TARGET).square().mean().sqrt())
+
+
+@pytest.fixture(scope="module")
+def task():
+    """A model, and a made-up latency of every signature."""
+    model = make()
+    network = trace(model, torch.zeros(2, 3, 16, 16))
+    return model, profile_of(enumerate_candidates(network, max_kernel=5), seed=1)
+
+
+@pytest.fixture(scope="module")
+def table(task):
+    """The full table."""
+    model, profile = task
+    return estimate_importance(
+        model,
+        profile.space.network,
+        profile.space,
+        score_fn=score,
+        skip=profile.unprofitable(),
+        progress=False,
+    )
+
+
+def budgets(profile, *parts):
+    return [int(predict_original_ns(profile) * part) for part in parts]
+
+
+def find(task, budgets_ns, **options):
+    return find_plans(*task, budgets_ns, **{"score_fn": score, "progress": False, **options})
+
+
+@pytest.mark.parametrize("objective", ["exp_delta", "delta", "exp_relative", lambda d, base: 3 * d])
+def test_with_bounds_that_hold_the_plans_are_those_of_the_full_table(task, table, objective):
+    parts = budgets(task[1], 0.9, 0.7)
+    found = find(task, parts, options=SearchOptions(objective=objective, margins=WIDE))
+    for plan, budget_ns in zip(found.plans, parts, strict=True):
+        expected = make_plan(task[1], table, budget_ns, objective=objective)
+        assert plan.importance == pytest.approx(expected.importance, rel=1e-9)
+        assert plan.latency_ns <= budget_ns
+
+
+def test_a_certificate_says_what_a_plan_rests_on(task):
+    (budget_ns,) = budgets(task[1], 0.8)
+    found = find(task, [budget_ns])
+    total = len(found.scores.raw) + len(found.scores.unevaluated)
+    assert found.scores.unevaluated
+    assert found.plans[0].certificate == (
+        "optimal for the full table if no unknown entry exceeds its bound; "
+        f"{len(found.scores.raw)} of {total} entries evaluated"
+    )
+
+
+def test_a_full_search_is_proven_without_a_condition(task, table):
+    (budget_ns,) = budgets(task[1], 0.8)
+    found = find(task, [budget_ns], options=SearchOptions(full=True))
+    assert found.plans[0] == make_plan(task[1], table, budget_ns)
+    assert found.plans[0].certificate.startswith("proven:")
+    assert found.scores.unevaluated == frozenset()
+
+
+def test_a_training_free_score_orders_and_is_never_taken_for_a_score(task, table):
+    (budget_ns,) = budgets(task[1], 0.8)
+    with Study() as study:
+        found = find(task, [budget_ns], order_by=ClosedForm(CALIBRATION), study=study)
+    assert found.plans[0].segments != original_plan(task[1].space.network).segments
+    assert found.scores.raw.items() <= table.raw.items()
+
+
+def test_what_a_study_holds_is_not_evaluated_again(task, tmp_path):
+    (budget_ns,) = budgets(task[1], 0.75)
+    calls = []
+
+    def counted(module):
+        calls.append(module)
+        return score(module)
+
+    first = find(task, [budget_ns], score_fn=counted, study=tmp_path / "run.db")
+    assert len(calls) == 1 + len(first.scores.raw)
+    assert find(task, [budget_ns], score_fn=counted, study=tmp_path / "run.db") == first
+    assert len(calls) == 1 + len(first.scores.raw)
+
+
+def test_an_interrupted_search_goes_on_where_it_was(task, tmp_path):
+    (budget_ns,) = budgets(task[1], 0.7)
+    options = SearchOptions(margins=WIDE)
+    whole = find(task, [budget_ns], options=options)
+    calls = []
+
+    def interrupted(module):
+        calls.append(module)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return score(module)
+
+    with pytest.raises(KeyboardInterrupt):
+        find(task, [budget_ns], options=options, score_fn=interrupted, study=tmp_path / "run.db")
+    with Study(tmp_path / "run.db") as study:
+        status = load_status(study)
+        assert not status.is_done
+        assert status.wanted > 0
+        assert "entries evaluated" in next(status.lines())
+        resumed = find(task, [budget_ns], options=options, score_fn=interrupted, study=study)
+        assert load_status(study).is_done
+    assert resumed.plans == whole.plans
+    assert len(calls) == 2 + len(whole.scores.raw)
+
+
+def test_a_budget_below_every_plan_says_the_least_latency(task):
+    with pytest.raises(InfeasibleError, match="no plan meets the budget") as caught:
+        find(task, [1])
+    assert caught.value.least_latency_ns > 1
+
+
+def test_candidates_that_fail_are_not_chosen(task):
+    (budget_ns,) = budgets(task[1], 0.8)
+    best = find(task, [budget_ns], options=SearchOptions(margins=WIDE))
+    chosen = {(s.start, s.end) for s in best.plans[0].segments if not s.is_original}
+
+    def fails(module):
+        plan = module.meta["layermerge"].plan
+        replaced = {(s.start, s.end) for s in plan.segments if not s.is_original}
+        if replaced & chosen:
+            raise RuntimeError("out of memory")
+        return score(module)
+
+    found = find(task, [budget_ns], score_fn=fails, options=SearchOptions(margins=WIDE))
+    assert found.scores.failures
+    left = {(s.start, s.end) for s in found.plans[0].segments if not s.is_original}
+    assert not left & chosen
+
+
+def test_the_time_that_is_left_is_that_of_what_is_wanted_now():
+    status = Status(3, 5, 40, 6, False, 0.9, 2.0, 4, "{}", "", ())
+    assert status.eta_s == 3.0
+    assert next(status.lines()) == (
+        "round 3: 5 of 40 entries evaluated, 6 wanted now, at least 3 s left"
+    )
+    assert replace(status, wanted=0).eta_s == 0
+    # Before the first evaluation nobody knows.
+    assert "left" not in next(replace(status, seconds_each=0.0).lines())
