@@ -11,10 +11,11 @@ from torch import nn
 
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, TrainingError, VerificationError
-from layermerge.merging import merge, verification, verify
+from layermerge.merging import merge
 from layermerge.plan import Plan, PlannedSegment, original_plan
 from layermerge.rewriting import rewrite
 from layermerge.tracing import trace
+from layermerge.verification import verification, verify
 from networks import ZOO, Block, ConvNorm, images, randomized, relative_error, zoo
 from random_networks import networks, plans
 

@@ -11,10 +11,11 @@ from torch import nn
 
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, UnsupportedModelError
-from layermerge.merging import merge, verification
+from layermerge.merging import merge
 from layermerge.plan import Plan, PlannedSegment, original_plan, replace_segment
 from layermerge.rewriting import rewrite
 from layermerge.tracing import trace
+from layermerge.verification import verification
 from networks import ZOO, Block, ConvNorm, images, randomized, relative_error, zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

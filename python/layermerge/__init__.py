@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from layermerge.planning import Budget, make_plan
     from layermerge.results import Result
     from layermerge.rewriting import rewrite
+    from layermerge.search_space import SearchSpace
     from layermerge.selection import Selection
     from layermerge.solver import Frontier, frontier, solve, solve_many
     from layermerge.store import Study
@@ -59,6 +60,7 @@ __all__ = [
     "Options",
     "Plan",
     "Result",
+    "SearchSpace",
     "Selection",
     "Study",
     "UnsupportedModelError",
@@ -101,6 +103,7 @@ _MODULE_OF = {
     "Options": "layermerge.pipeline",
     "Plan": "layermerge.plan",
     "Result": "layermerge.results",
+    "SearchSpace": "layermerge.search_space",
     "Selection": "layermerge.selection",
     "Study": "layermerge.store",
     "UnsupportedModelError": "layermerge.errors",

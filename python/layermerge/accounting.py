@@ -47,13 +47,17 @@ class Accounts:
         paid = {name for place in range(len(self.regions)) for name in self.tail(place)}
         for node in self.captured.graph.nodes:
             found = node.meta.get("operation")
-            if not found or (node in covered and self._payers[node] and node.name not in paid):
-                continue
-            if node in covered and found.kind in _FREE:
+            if (
+                not found
+                or found.kind in _FREE
+                or (node in covered and self._payers[node] and node.name not in paid)
+            ):
                 continue
             is_removable = node.name in paid
             reason = "" if is_removable else found.reason or _why_outside(found)
-            yield Barrier(node.name, found.name, self.position[node], reason, is_removable)
+            yield Barrier(
+                node.name, found.name, self.position[node], reason, is_removable, found.unlock
+            )
 
     def _followers(self, region: Region) -> list[fx.Node]:
         """What runs right after the exit and waits for nothing else: an addition, an activation.

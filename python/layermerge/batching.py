@@ -62,7 +62,7 @@ class _Unifier:
             node.kwargs = self._merge(node.kwargs, twin.kwargs)
             self._merge_shapes(node, twin)
         if len(ours) != len(theirs):
-            raise MismatchError("", "how many operations it runs depends on the input")
+            raise MismatchError("", "on other values or batch sizes it differs in how much it does")
         for node in ours:
             if node.op == "get_attr" and node.target in self.first.constants:
                 self._merge_constant(node)
@@ -73,7 +73,7 @@ class _Unifier:
                 self._refuse(self.node, "what it uses")
             return one
         if type(one) is not type(other):
-            self._refuse(self.node, f"whether an argument is {one!r}")
+            self._refuse(self.node, f"an argument, {one!r} or {other!r}")
         if isinstance(one, (tuple, list)):
             if len(one) != len(other):
                 self._refuse(self.node, "how many arguments there are")
@@ -93,10 +93,12 @@ class _Unifier:
         factor = self._factor(one, other) if type(one) is int else None
         if factor is not None:
             return self._size(factor)
-        return self._refuse(self.node, f"whether an argument is {one!r} or {other!r}")
+        return self._refuse(self.node, f"an argument, {one!r} or {other!r}")
 
     def _factor(self, one: int, other: int) -> int | None:
         """What times the batch size gives both."""
+        if not self.batch.first:
+            return None
         factor, rest = divmod(one, self.batch.first)
         return factor if not rest and factor * self.batch.second == other else None
 
@@ -132,7 +134,9 @@ class _Unifier:
         one, other = self.first.constants[name], self.second.constants[name]
         if one.shape == other.shape:
             if not _are_equal(one, other):
-                raise MismatchError(node.meta["owner"], "it holds values that vary, unrecorded")
+                raise MismatchError(
+                    node.meta["owner"], "on other values it differs in a tensor that it makes"
+                )
             return
         self.node = node
         repeats = [self._repeats(a, b) for a, b in zip(one.shape, other.shape, strict=False)]
@@ -161,7 +165,7 @@ class _Unifier:
 
     def _refuse(self, twin: fx.Node, what: str) -> NoReturn:
         path = _common(self.node.meta.get("owner", ""), twin.meta.get("owner", ""))
-        raise MismatchError(path, f"{what} depends on the values or the number of its inputs")
+        raise MismatchError(path, f"on other values or batch sizes it differs in {what}")
 
 
 def _tile(period: Tensor, repeats: list[int | None], count: int) -> Tensor:

@@ -135,12 +135,27 @@ class CandidateSpace:
     method : str
     skipped : mapping of str to int
         How many candidates were left out, by reason.
+    axis : mapping of int to int
+        By index of each layer that a list of entries names, its number there: the paper's
+        networks are listed on the authors' axis. Empty if all layers are listed as they are.
     """
 
     network: Network
     candidates: tuple[Candidate, ...]
     method: str
     skipped: Mapping[str, int] = field(default_factory=dict)
+    axis: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def listed(self) -> tuple[Candidate, ...]:
+        """The entries: the candidates whose layers are on the axis."""
+        return tuple(c for c in self.candidates if not self.axis or c.end in self.axis)
+
+    def place(self, candidate: Candidate) -> tuple[int, int]:
+        """The positions at which an entry starts and ends on the axis."""
+        if not self.axis:
+            return candidate.start, candidate.end
+        return self.axis[candidate.start + 1] - 1, self.axis[candidate.end]
 
     @property
     def signatures(self) -> tuple[Signature, ...]:

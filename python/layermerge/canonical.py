@@ -22,7 +22,8 @@ what the model wrote                            what the graph holds
 ``F.softmax``, ``x.softmax(1)``                 ``torch.softmax(x, dim)``
 ``F.pad(x, (1, 1), value=0)``                   ``F.pad(x, pad, mode, value)``
 ``F.avg_pool2d(x, 2)``                          ``F.avg_pool2d`` with all seven arguments
-``x.float()``, ``x.type_as(y)``, ``x.to(...)``  ``x.to(dtype)``; nothing if that changes nothing
+``x.float()``, ``x.type_as(y)``, ``x.to(...)``  ``x.to(dtype)``; nothing if that changes no value
+``x.contiguous()``                              nothing
 ``x[:, 0] = y``, ``x.copy_(y)``, ``x.zero_()``  `assigned` ``(x, index, value)``
 any other method with a twin in ``torch``       the twin; else the method
 ==============================================  ===========================================
@@ -132,7 +133,8 @@ _VARIADIC = frozenset({"permute", "reshape", "tile", "flip", "expand", "repeat",
 _METHODS_OF_THEIR_OWN = frozenset({"where", "numpy", "set_", "expand", "repeat"})
 _ASSIGNMENTS = {"copy_": None, "fill_": None, "zero_": 0}
 CASTS = frozenset({"to", "type", "type_as", "float", "half", "double", "bfloat16", "cpu", "cuda"})
-CASTS |= {"int", "long", "short", "bool", "char", "byte"}
+CASTS |= {"int", "long", "short", "bool", "char", "byte", "contiguous"}
+"""What changes the type of a tensor's elements, or only where and how they are stored."""
 
 
 def assigned(value: Tensor, index: Any, item: Any) -> Tensor:

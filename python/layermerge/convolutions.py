@@ -33,7 +33,8 @@ def weight_of(module: LayerModule) -> Tensor:
     if isinstance(module, nn.Linear):
         return module.weight.detach()[:, :, None, None]
     if type(module).forward is nn.Conv2d.forward:
-        return module.weight.detach()
+        weight: Tensor = module.weight.detach()
+        return weight
     size = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
     with torch.no_grad(), _Convolved() as seen:
         module(module.weight.new_zeros(1, module.in_channels, *size))

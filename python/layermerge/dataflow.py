@@ -55,6 +55,8 @@ class Operation:
         Of a layer.
     channels : (int, int)
         Of a slice: the first channel and the one after the last.
+    unlock : str
+        For a barrier that may be removed, the word of `REMOVABLE` that allows it.
     """
 
     kind: Kind
@@ -63,6 +65,7 @@ class Operation:
     window: Window = POINT
     groups: int = 1
     channels: tuple[int, int] = (0, 0)
+    unlock: str = ""
 
 
 @dataclass(frozen=True)

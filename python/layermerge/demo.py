@@ -19,6 +19,7 @@ from layermerge.exporting import write_weights
 from layermerge.finetuning import FinetuneSettings, finetune
 from layermerge.pipeline import Compression, Options, compress
 from layermerge.recipes import classification
+from layermerge.search_space import SearchSpace
 from layermerge.seeding import seeded
 
 BASE_FILE = "base.safetensors"
@@ -165,7 +166,7 @@ def run_demo(
         evaluate_fn=recipe.evaluate_fn,
         study=folder / STUDY_FILE,
         options=Options(
-            max_kernel=settings.max_kernel,
+            space=SearchSpace(max_kernel=settings.max_kernel),
             threads=threads,
             target_rsd=settings.target_rsd,
             max_seconds=settings.max_seconds,

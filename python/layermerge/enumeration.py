@@ -20,7 +20,7 @@ from layermerge.structure import Block, follow_windows, structure_of
 from layermerge.windows import NO_PADDING, Size
 
 MAX_WEIGHTS = 2**25
-"""Weights of a merged convolution, above which a candidate is left out: 256 MiB in float64."""
+"""Of a merged convolution, unless told otherwise: 256 MiB in float64."""
 
 
 def enumerate_candidates(
@@ -30,9 +30,10 @@ def enumerate_candidates(
     max_kernel: int | None = None,
     max_segment: int | None = None,
     max_flops_ratio: float | None = None,
+    max_weights: int | None = MAX_WEIGHTS,
     frozen: Collection[int] = (),
     breaks: Collection[int] = (),
-    drop_segments: bool = True,
+    drop_branches: bool = True,
     boundary_activation: bool = False,
 ) -> CandidateSpace:
     """Enumerate the candidates of every segment.
@@ -54,13 +55,16 @@ def enumerate_candidates(
         Most layers in a segment.
     max_flops_ratio : float, optional
         Leave out candidates with more than so many times the FLOPs of the layers they replace.
+    max_weights : int, optional
+        Leave out candidates whose merged convolution has more weights.
     frozen : collection of int
         Layers left as they are.
     breaks : collection of int
         Positions that no segment may cross.
-    drop_segments : bool
-        Offer to drop a segment whole, where its input may stand in for its output: a residual
-        block becomes its shortcut.
+    drop_branches : bool
+        Offer to drop a branch of a sum whole, also where its layers change the channels, so that a
+        residual block becomes its shortcut; and any segment whose input may stand in for its
+        output.
     boundary_activation : bool
         Add an activation behind each merged segment that has none there, of the kind that was
         removed last inside it (the paper does so for MobileNetV2).
@@ -77,10 +81,11 @@ def enumerate_candidates(
     limits = {
         "max_kernel": max_kernel,
         "max_segment": max_segment,
+        "max_weights": max_weights,
         "max_flops_ratio": max_flops_ratio,
     }
     _check(network, method, limits, frozen, breaks)
-    search = _Search(network, max_kernel, drop_segments, boundary_activation)
+    search = _Search(network, max_kernel, drop_branches, boundary_activation)
     found, skipped = [], Counter[str]()
     for segment in network.segments:
         if not _is_allowed(segment, max_segment, frozen, breaks):
@@ -90,7 +95,7 @@ def enumerate_candidates(
                 candidate.end in frozen and not candidate.is_original
             ):
                 continue
-            reason = _why_skipped(network, candidate, max_flops_ratio)
+            reason = _why_skipped(network, candidate, max_flops_ratio, max_weights)
             if reason:
                 skipped[reason] += 1
             else:
@@ -108,7 +113,7 @@ def _check(
 ) -> None:
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    for name in ("max_kernel", "max_segment"):
+    for name in ("max_kernel", "max_segment", "max_weights"):
         limit = limits[name]
         if limit is not None and (not isinstance(limit, Integral) or limit < 1):
             raise InputError(f"{name} must be a whole number of at least 1, got {limit!r}")
@@ -150,11 +155,16 @@ def _fits_method(candidate: Candidate, method: str) -> bool:
     return True
 
 
-def _why_skipped(network: Network, candidate: Candidate, max_flops_ratio: float | None) -> str:
+def _why_skipped(
+    network: Network,
+    candidate: Candidate,
+    max_flops_ratio: float | None,
+    max_weights: int | None,
+) -> str:
     if candidate.is_original:
         return ""
-    if candidate.signature.num_weights > MAX_WEIGHTS:
-        return f"kernel of more than {MAX_WEIGHTS} weights"
+    if max_weights is not None and candidate.signature.num_weights > max_weights:
+        return f"more than {max_weights} weights"
     replaced = sum(layer.flops for layer in network.layers[candidate.start : candidate.end])
     if max_flops_ratio is not None and candidate.signature.flops > max_flops_ratio * replaced:
         return f"more than {max_flops_ratio:g} times the FLOPs"
@@ -165,7 +175,7 @@ def _why_skipped(network: Network, candidate: Candidate, max_flops_ratio: float 
 class _Search:
     network: Network
     max_kernel: int | None
-    drop_segments: bool
+    drop_branches: bool
     boundary_activation: bool
 
     def candidates(self, segment: Segment) -> Iterator[Candidate]:
@@ -194,7 +204,7 @@ class _Search:
             if not layers[0].is_irreducible:
                 yield (), 0.0
             return
-        structure = structure_of(nodes, segment.entry)
+        structure = structure_of(nodes, segment.entry, drop_branches=self.drop_branches)
         by_index = {layer.index: layer for layer in layers}
         blocks = [_measured(block, by_index) for block in structure.blocks]
         growth = np.array([block.growth for block in structure.blocks], dtype=np.int32)
@@ -217,7 +227,7 @@ class _Search:
         self, segment: Segment, nodes: tuple[Node, ...], kept: tuple[int, ...]
     ) -> Candidate | None:
         left = survivors(nodes, segment.entry, kept)
-        if not kept and not (self.drop_segments and _may_drop(segment, left)):
+        if not kept and not (self.drop_branches and _may_drop(segment, left)):
             return None
         is_merged = segment.end - segment.start > 1 and bool(kept)
         activation = self._added_activation(segment, nodes) if is_merged else None

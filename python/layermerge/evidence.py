@@ -10,11 +10,11 @@ from torch import fx, nn
 
 from layermerge.importance.scores import ImportanceScores
 from layermerge.latency.profile import LatencyProfile
-from layermerge.merging import verification
 from layermerge.plan import Plan
 from layermerge.planning import Budget, chosen_candidates, predict_ns
 from layermerge.results import Figures, Result, Step
 from layermerge.store import Measurement
+from layermerge.verification import verification
 
 BASE, COMPRESSED = "base", "compressed"
 

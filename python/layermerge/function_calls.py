@@ -12,8 +12,15 @@ from torch import Tensor, fx, nn
 from layermerge.canonical import CASTS, Call, canonical, name_of
 from layermerge.containers import UnrecordableError, map_tensors, tensors_in
 from layermerge.graph_writer import GraphWriter
+from layermerge.leaves import is_library
 from layermerge.library_modules import WEIGHTED, arguments_of, library_module
-from layermerge.tracked import place_of_call, random_state, version_of
+from layermerge.tracked import (
+    place_of_call,
+    random_state,
+    running_autograd_function,
+    share_memory,
+    version_of,
+)
 
 _READS = {"item", "tolist", "numpy", "is_nonzero", "equal", "allclose", "__array__"}
 _READS |= {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__"}
@@ -50,7 +57,7 @@ def call_and_write(
     values = tensors_in((args, kwargs))
     is_traced = any(map(writer.tensors.is_known, values))
     # Before the call, which may change a constant that it is given.
-    nodes = _nodes(writer, args, kwargs) if is_traced else None
+    nodes = _nodes(writer, args, kwargs) if is_traced else ((), {})
     versions = [version_of(value) for value in values]
     random = random_state()
     result = func(*args, **kwargs)
@@ -63,7 +70,8 @@ def call_and_write(
         if isinstance(nodes, UnrecordableError):
             if changed or tensors_in(result):
                 writer.spoil(str(nodes), result, changed)
-        elif nodes and (changed or tensors_in(result)):
+        elif changed or tensors_in(result):
+            _check_autograd(writer, result)
             return _write(writer, _Done(func, args, kwargs, nodes, result, changed))
     return result
 
@@ -84,6 +92,13 @@ def _check_read(writer: GraphWriter, func: Callable[..., Any], values: list[Tens
         writer.spoil(f"{name.strip('_')}() reads a tensor at {place_of_call()}")
 
 
+def _check_autograd(writer: GraphWriter, result: Any) -> None:
+    """Leave a module whole that defines its own derivative, which no graph of operations has."""
+    name = running_autograd_function()
+    if name:
+        writer.spoil(f"the torch.autograd.Function {name} defines its derivative", result)
+
+
 def _write(writer: GraphWriter, call: _Done) -> Any:
     if call.changed:
         return _write_change(writer, call)
@@ -99,14 +114,20 @@ def _write(writer: GraphWriter, call: _Done) -> Any:
 
 def _write_change(writer: GraphWriter, call: _Done) -> Any:
     """Write the out-of-place twin of a change, and let the changed tensor be its value."""
-    (value, *others) = call.changed
-    place = place_of_call()
-    if others or writer.tensors.is_attribute(value):
-        what = "several tensors are" if others else f"{writer.tensors.attribute(value)} is"
-        return writer.spoil(f"{what} changed in place at {place}", call.result, call.changed)
+    value, place = call.kwargs.get("out", call.args[0]), place_of_call()
+    if not _is_all_that_changed(value, call.changed) or writer.tensors.is_attribute(value):
+        what = writer.tensors.attribute(value) or "more than one tensor"
+        return writer.spoil(f"{what} is changed in place at {place}", call.result, call.changed)
     node = writer.node(canonical(call.func, *call.nodes))
-    writer.tensors.rebind(value, node, f"a view of it is changed in place at {place}")
+    writer.rebind(value, node, f"at {place}")
     return call.result
+
+
+def _is_all_that_changed(value: Any, changed: list[Tensor]) -> bool:
+    """Whether a tensor changed and, besides it, only others that show its memory."""
+    return any(value is other for other in changed) and all(
+        share_memory(value, other) for other in changed
+    )
 
 
 def _write_cast(writer: GraphWriter, call: _Done) -> Any:
@@ -128,16 +149,31 @@ def _write_dropout(writer: GraphWriter, call: _Done) -> Any:
 
 
 def _weighted(writer: GraphWriter, call: _Done) -> fx.Node | None:
-    """Write a call on the running module's parameters as a call of that module, made plain."""
-    frame, modules = writer.frames[-1], writer.recording.modules
+    """Write a call on the parameters of a module as a call of that module, made plain."""
     given = arguments_of(call.name, call.args, call.kwargs)
-    plain = library_module(frame.module, call.name, given)
+    path, owner = _owner(writer, given["weight"])
+    plain = library_module(owner, call.name, given)
     if plain is None:
         _check_weight(writer, call.name, given["weight"])
-    elif frame.path and repr(modules.get(frame.path, plain)) == repr(plain):
-        modules[frame.path] = plain
-        return writer.node(Call("call_module", frame.path, (call.input,)))
+    elif path and _stands_for(writer, plain, path, owner):
+        return writer.node(Call("call_module", path, (call.input,)))
     return None
+
+
+def _owner(writer: GraphWriter, weight: Any) -> tuple[str, nn.Module]:
+    """The library module that a weight is of, if there is one, else the running module."""
+    path = str(writer.tensors.attribute(weight)).rpartition(".")[0]
+    owner = writer.model.get_submodule(path)
+    frame = writer.frames[-1]
+    return (path, owner) if path and is_library(owner) else (frame.path, frame.module)
+
+
+def _stands_for(writer: GraphWriter, plain: nn.Module, path: str, owner: nn.Module) -> bool:
+    """Whether a plain module may be called at a path: one only, whoever makes the call."""
+    if is_library(owner):
+        return type(plain) is type(owner) and repr(plain) == repr(owner)
+    known = writer.recording.modules.setdefault(path, plain)
+    return repr(known) == repr(plain)
 
 
 def _check_weight(writer: GraphWriter, name: str, weight: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from layermerge.containers import UnrecordableError
 from layermerge.errors import InputError, UnsupportedModelError
 from layermerge.graph_writer import Recording
 from layermerge.model_checks import check_model
+from layermerge.probing import first_that_runs, keeping_buffers, probe
 from layermerge.recording import record
 
 ExampleInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -64,6 +65,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> fx.GraphModule:
     with torch.random.fork_rng(devices=devices), torch.inference_mode(False):
         captured = _capture(model, arguments)
     _check_batched(captured)
+    _check_visible(captured)
     return captured
 
 
@@ -125,25 +127,9 @@ def _check_devices(model: nn.Module, arguments: Mapping[str, Any]) -> None:
             )
 
 
-def _run(model: nn.Module, arguments: Mapping[str, Any]) -> Any:
-    try:
-        with torch.no_grad():
-            return model(**arguments)
-    except Exception as error:
-        shapes = ", ".join(
-            f"{name} {tuple(value.shape)} {value.dtype}"
-            for name, value in arguments.items()
-            if isinstance(value, Tensor)
-        )
-        raise InputError(
-            f"{type(model).__name__} does not run on the example inputs ({shapes}): "
-            f"{_first_line(error)}. Give example_inputs of the shape and dtype it is used with"
-        ) from error
-
-
 def _capture(model: nn.Module, arguments: dict[str, Tensor]) -> fx.GraphModule:
-    batch, expected = _first_that_runs(model, arguments)
-    twin = copy.deepcopy(model)
+    twin = _copy(model)
+    batch, expected = first_that_runs(twin, arguments)
     try:
         recording = _record(twin, arguments, batch)
     except (UnrecordableError, MismatchError) as error:
@@ -153,72 +139,31 @@ def _capture(model: nn.Module, arguments: dict[str, Tensor]) -> fx.GraphModule:
             "that has none of it"
         ) from error
     captured = _assemble(twin, recording)
-    with torch.no_grad():
-        actual = captured(*graph_arguments(captured, _probe(arguments, batch, batch.second, 1)))
+    inputs = graph_arguments(captured, probe(arguments, batch, batch.second, seed=1))
+    with torch.no_grad(), keeping_buffers(captured):
+        actual = captured(*inputs)
     _check_capture(expected, actual)
     return captured
 
 
-def _first_that_runs(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[Batch, Any]:
-    """The first pair of batch sizes that the model runs at, and what it computes at the second."""
-    for batch in _batches(arguments):
-        try:
-            if batch.first != batch.example:
-                _run(model, _probe(arguments, batch, batch.first, 1))
-            return batch, _run(model, _probe(arguments, batch, batch.second, 1))
-        except InputError:
-            if batch.first == batch.second:
-                raise
-    raise AssertionError("the last pair is that of the example")
-
-
-def _batches(arguments: dict[str, Tensor]) -> Iterator[Batch]:
-    """Pairs of batch sizes to record at, from the best to that of the example alone."""
-    candidates = [name for name, value in arguments.items() if value.dim() > 0]
-    images = [name for name in candidates if arguments[name].dim() == 4]
-    if not candidates:
-        yield Batch("", 0, 0, 0)
-        return
-    name = (images or candidates)[0]
-    size = arguments[name].size(0)
-    yield Batch(name, 1, 2, size)
-    yield Batch(name, size, 2 * size, size)
-    yield Batch(name, size, size, size)
-
-
-def _probe(arguments: dict[str, Tensor], batch: Batch, size: int, seed: int) -> dict[str, Tensor]:
-    """Random values like the example's at another batch size.
-
-    An example of zeros would hide what a capture gets wrong.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: _noise_like(_resized(value, batch.example, size), generator)
-        for name, value in arguments.items()
-    }
-
-
-def _resized(value: Tensor, size: int, wanted: int) -> Tensor:
-    """An input at another batch size; one that has no batch stays as it is."""
-    if value.dim() == 0 or value.size(0) != size or size == 0:
-        return value
-    return value[torch.arange(wanted, device=value.device) % size]
-
-
-def _noise_like(value: Tensor, generator: torch.Generator) -> Tensor:
-    if not value.is_floating_point():
-        return value.clone()
-    return torch.randn(value.shape, generator=generator).to(value)
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be copied ({error}), so that it cannot be changed "
+            "either: give a model that copy.deepcopy takes"
+        ) from error
 
 
 def _record(model: nn.Module, arguments: dict[str, Tensor], batch: Batch) -> Recording:
     """Record at both batch sizes; leave whole what differs, as far as that is a submodule."""
     opaque: dict[str, str] = {}
     while True:
-        first, second = (
-            record(model, _probe(arguments, batch, size, seed), opaque)
-            for size, seed in ((batch.first, 2), (batch.second, 3))
-        )
+        with keeping_buffers(model):
+            first = record(model, probe(arguments, batch, batch.first, seed=2), opaque)
+        with keeping_buffers(model):
+            second = record(model, probe(arguments, batch, batch.second, seed=3), opaque)
         try:
             unify(first, second, batch)
         except MismatchError as error:
@@ -284,6 +229,25 @@ def _agree(wanted: Any, got: Any) -> bool:
     return torch.allclose(wanted, got, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
+def _check_visible(captured: fx.GraphModule) -> None:
+    """Refuse a model all of whose convolutions are inside modules that cannot be recorded."""
+    opaque: dict[str, str] = {}
+    for node in captured.graph.nodes:
+        if node.op == "call_module":
+            path = str(node.target)
+            module = captured.get_submodule(path)
+            if isinstance(module, nn.Conv2d):
+                return
+            if any(isinstance(part, nn.Conv2d) for part in module.modules()):
+                opaque[path] = str(node.meta.get("opaque_reason", ""))
+    if any(opaque.values()):
+        places = "; ".join(f"{path}: {reason}" for path, reason in opaque.items())
+        raise UnsupportedModelError(
+            f"{type(captured).__name__} cannot be traced: all its convolutions are in modules that "
+            f"cannot be recorded. {places}. Give the part of the model that holds the convolutions"
+        )
+
+
 def _check_batched(captured: fx.GraphModule) -> None:
     """Refuse an image without a batch dimension, which torch takes but shapes are read off."""
     for node in captured.graph.nodes:
@@ -297,7 +261,3 @@ def _check_batched(captured: fx.GraphModule) -> None:
                     "channels, height, width): give example_inputs with a batch dimension, as "
                     "image[None] has"
                 )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
-from layermerge.canonical import Call
+from layermerge.canonical import Call, assigned
 from layermerge.containers import UnrecordableError, parts, tensors_in, written
 from layermerge.errors import UnsupportedModelError
-from layermerge.tracked import Held, TrackedTensors, version_of
+from layermerge.tracked import Held, TrackedTensors, layout, version_of
 
 
 @dataclass
@@ -101,15 +103,40 @@ class GraphWriter:
         """
         held = held or {}
         if isinstance(value, Tensor):
+            if not torch.is_grad_enabled():
+                node = self._detached(value, node)
             if id(value) not in held:
                 self.tensors.bind(value, node)
             elif held[id(value)][2] != version_of(value):
-                self.tensors.rebind(value, node, f"a view of it is changed by {node.target}")
+                self.rebind(value, node, f"by {node.target}")
             return value
         for key, part, getter in parts(value):
             if tensors_in(part):
                 self.bind(part, self.node(Call("call_function", getter, (node, key))), held)
         return value
+
+    def rebind(self, value: Tensor, node: fx.Node, how: str) -> None:
+        """Let a tensor that was changed in place be the value of a node from now on.
+
+        Tensors that show the same memory the same way, or of which it is an item, change with it;
+        other views of its memory are lost.
+        """
+        before = self.tensors.node(value)
+        for other in self.tensors.sharing(value):
+            whole = self.tensors.node(other)
+            if layout(other) == layout(value):
+                self.tensors.bind(other, node)
+            elif before and before.target is operator.getitem and before.args[0] is whole:
+                changed = Call("call_function", assigned, (whole, before.args[1], node))
+                self.tensors.bind(other, self.node(changed))
+            else:
+                self.tensors.lose(other, f"a view of it is changed in place {how}")
+        self.tensors.bind(value, node)
+
+    def _detached(self, value: Tensor, node: fx.Node) -> fx.Node:
+        """A value that a model computes under ``torch.no_grad`` is a constant for gradients."""
+        node.meta["shape"] = tuple(value.shape)
+        return self.node(Call("call_method", "detach", (node,)))
 
     def spoil(self, reason: str, result: Any = None, changed: Iterable[Tensor] = ()) -> Any:
         """Note that the running module cannot be recorded, nor what is made of `result`."""
@@ -118,6 +145,14 @@ class GraphWriter:
         for value in (*tensors_in(result), *changed):
             self.tensors.lose(value, reason)
         return result
+
+    def claim(self, result: Any) -> None:
+        """Let the tensors that the running module returns have nodes, as made by this module."""
+        try:
+            for value in tensors_in(result):
+                self.node_of(value)
+        except UnrecordableError as error:
+            self.spoil(str(error))
 
     def forget_since(self, frame: Frame) -> None:
         """Take back what was written since a frame was entered."""

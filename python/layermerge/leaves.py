@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a module's call is one node: library modules, and what acts in training alone.
+    """Whether a module's call is one node: library modules, compiled ones, stochastic depth.
 
     A subclass of a library module that has no forward of its own is one, too. Stochastic depth does
     nothing in evaluation mode; kept as a module, it still acts in training.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         return False
-    return _is_library(module) or _acts_in_training_alone(module)
+    return is_library(module) or _acts_in_training_alone(module)
 
 
-def _is_library(module: nn.Module) -> bool:
+def is_library(module: nn.Module) -> bool:
+    """Whether a module does what a class of `torch.nn` does."""
     methods = [type(module).forward]
     if isinstance(module, nn.modules.conv._ConvNd):
         methods.append(type(module)._conv_forward)

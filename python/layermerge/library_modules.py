@@ -56,7 +56,7 @@ def library_module(owner: nn.Module, name: str, arguments: Arguments) -> nn.Modu
     torch.nn.Module or None
         None if the call uses something else than `weight`, `bias` and the buffers of `owner`.
     """
-    own: dict[str, Tensor | None] = {"weight": None, "bias": None} | owner._parameters
+    own: dict[str, Tensor | None] = {"weight": None, "bias": None, **owner._parameters}
     if name == "batch_norm":
         own |= {"running_mean": None, "running_var": None} | owner._buffers
     for key in ("weight", "bias", "running_mean", "running_var"):

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from layermerge.arithmetic import (
     SCALE,
@@ -39,11 +36,9 @@ from layermerge.composition import (
 )
 from layermerge.convolutions import pair
 from layermerge.dataflow import Kind, Node, Operation
-from layermerge.errors import TrainingError, VerificationError
-from layermerge.graph import graph_arguments
 from layermerge.model_checks import check_evaluation_mode
 from layermerge.regions import batch_norm, layer_module, region_between
-from layermerge.rewriting import Rewriting, example_tensors, rewriting_of
+from layermerge.rewriting import rewriting_of
 from layermerge.values import (
     annotate,
     channels_of,
@@ -52,34 +47,16 @@ from layermerge.values import (
     side_of,
     sources_of,
 )
+from layermerge.verification import check_finite, record_verification, segment_error, verify
 from layermerge.windows import Padding
-
-VERIFICATION_KEY = "layermerge_verification"
-FLOAT64_TOLERANCE = 1e-10
-FLOAT32_TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Largest difference between merged and rewritten outputs, relative to the largest output.
-
-    Attributes
-    ----------
-    float64_error : float
-        With both networks in double precision: whether the merge is exact.
-    error : float
-        In the network's own precision: what rounding adds.
-    """
-
-    float64_error: float
-    error: float
 
 
 def merge(rewritten: fx.GraphModule) -> fx.GraphModule:
     """Compose each segment of a rewritten network into one convolution.
 
-    Kernels are composed in float64 and then cast. The result is compared with the rewritten
-    network on random inputs, in float64 and in the network's own precision; see `verification`.
+    Kernels are composed in float64 and then cast. Each segment is compared with its convolution
+    in float64, and the whole result with the rewritten network in its own precision, on random
+    inputs; see `verification`.
 
     Parameters
     ----------
@@ -101,140 +78,109 @@ def merge(rewritten: fx.GraphModule) -> fx.GraphModule:
     VerificationError
         If the merged network computes something else than the rewritten one.
     """
-    merged = merge_unverified(rewritten)
-    merged.meta[VERIFICATION_KEY] = verify(rewritten, merged)
+    check_finite(rewritten)
+    errors: dict[str, float] = {}
+    merged = _merge(rewritten, errors)
+    record_verification(merged, verify(rewritten, merged, errors))
     return merged
-
-
-def verification(merged: fx.GraphModule) -> Verification:
-    """How far a merged network is from the rewritten one."""
-    found = merged.meta[VERIFICATION_KEY]
-    assert isinstance(found, Verification)
-    return found
-
-
-def verify(rewritten: fx.GraphModule, merged: fx.GraphModule) -> Verification:
-    """Compare a merged with its rewritten network on random inputs, in two precisions.
-
-    Raises
-    ------
-    TrainingError
-        If the output of the rewritten network is not finite.
-    VerificationError
-        If they differ by more than rounding explains; names the first segment that does.
-    """
-    rewriting = rewriting_of(rewritten)
-    _check_finite(rewritten, rewriting)
-    exact_rewritten = copy.deepcopy(rewritten).double()
-    exact_merged = merge_unverified(exact_rewritten)
-    result = Verification(
-        _difference(exact_rewritten, exact_merged, rewriting),
-        _difference(rewritten, merged, rewriting),
-    )
-    tolerance = _tolerance(rewritten)
-    if not (result.float64_error <= FLOAT64_TOLERANCE and result.error <= tolerance):
-        raise VerificationError(
-            f"the merged network differs from the rewritten one by {result.float64_error:.1e} in "
-            f"float64 (expected at most {FLOAT64_TOLERANCE:.0e}) and {result.error:.1e} in its own "
-            f"precision (expected at most {tolerance:.0e}); first at "
-            f"{_first_difference(exact_rewritten, exact_merged, rewriting)}. Please report this "
-            "model: such a plan should not have been offered"
-        )
-    return result
-
-
-def _check_finite(rewritten: fx.GraphModule, rewriting: Rewriting) -> None:
-    """Refuse a network that computes NaN, which is not to be compared with anything."""
-    with torch.no_grad():
-        outputs = pytree.tree_leaves(rewritten(*_random_arguments(rewritten, rewriting)))
-    if not all(torch.isfinite(out).all() for out in outputs if isinstance(out, Tensor)):
-        weights = rewritten.named_parameters()
-        bad = [name for name, weight in weights if not torch.isfinite(weight).all()]
-        raise TrainingError(
-            "the rewritten network computes NaN or infinite values before it is merged"
-            + (f", as its parameter {bad[0]!r} holds such values" if bad else "")
-            + ": its fine-tuning diverged. Lower the learning rate, and look at what finetune_fn "
-            "(or train_fn) does to the network"
-        )
-
-
-def _tolerance(network: nn.Module) -> float:
-    """What rounding may add in the network's own precision: 0.25 in bfloat16, 0.03 in float16."""
-    return max(FLOAT32_TOLERANCE, 32 * torch.finfo(next(network.parameters()).dtype).eps)
 
 
 def merge_unverified(rewritten: fx.GraphModule) -> fx.GraphModule:
     """Merge as `merge` does, without the check: where only the architecture is wanted."""
+    return _merge(rewritten, None)
+
+
+def _merge(rewritten: fx.GraphModule, errors: dict[str, float] | None) -> fx.GraphModule:
+    """Merge every segment, and note by how much each differs, in float64, if that is asked for."""
     rewriting = rewriting_of(rewritten)
     check_evaluation_mode(rewritten)
     merged = copy.deepcopy(rewritten)
     nodes = {node.name: node for node in merged.graph.nodes}
-    for segment in rewriting.segments:
-        exit = nodes[segment.exit]
-        nodes[segment.exit] = _merge_segment(merged, nodes[segment.entry], exit)
+    for planned in rewriting.segments:
+        entry, exit = nodes[planned.entry], nodes[planned.exit]
+        segment = _Segment(merged, entry, exit) if entry is not exit else None
+        if segment is None or not segment.name:
+            continue
+        segment.write()
+        if errors is not None and not planned.planned.is_original:
+            errors[f"segment {planned.planned.start}..{planned.planned.end}"] = segment.error()
+        nodes[planned.exit] = segment.replace()
     merged.delete_all_unused_submodules()
     merged.graph.lint()
     merged.recompile()
     return merged
 
 
-def _merge_segment(merged: fx.GraphModule, entry: fx.Node, exit: fx.Node) -> fx.Node:
-    """Replace the nodes of a segment by one convolution; return the node of its value."""
-    if exit is entry:
-        return exit
-    nodes = region_between(entry, exit)
-    layers = [node for node in nodes if operation(node).kind is Kind.LAYER]
-    if not layers:
-        return exit
-    name, dtype = str(layers[-1].target), layer_module(merged, layers[-1]).weight.dtype
-    result = _affine_map(merged, entry, nodes)
-    value = _Writer(merged, nodes[-1]).convolution(name, entry, result, dtype)
-    value.meta.update(exit.meta)
-    annotate(value, Operation(Kind.LAYER, "conv2d"), value.all_input_nodes[:1])
-    exit.replace_all_uses_with(value)
-    merged.graph.eliminate_dead_code()
-    return value
+class _Segment:
+    """A segment of a rewritten graph, and the convolution that takes its place."""
 
-
-class _Writer:
-    """Writes a merged convolution into a graph, in front of the node that it replaces."""
-
-    def __init__(self, merged: fx.GraphModule, place: fx.Node) -> None:
+    def __init__(self, merged: fx.GraphModule, entry: fx.Node, exit: fx.Node) -> None:
         self.merged = merged
-        self.place = place
+        self.entry = entry
+        self.exit = exit
+        self.nodes = region_between(entry, exit)
+        layers = [node for node in self.nodes if operation(node).kind is Kind.LAYER]
+        self.name = str(layers[-1].target) if layers else ""
+        self.written: list[fx.Node] = []
+        self.modules: dict[str, nn.Module] = {}
+        """What the written nodes call, in float64."""
 
-    def convolution(
-        self, name: str, entry: fx.Node, result: AffineMap, dtype: torch.dtype
-    ) -> fx.Node:
+    def write(self) -> None:
         """Pad, convolve and add the side inputs; images with channels last are turned."""
-        value = entry
-        if is_channels_last(entry):
+        result = _affine_map(self.merged, self.entry, self.nodes)
+        value = self.entry
+        if is_channels_last(value):
             value = self._call(torch.permute, value, TO_CHANNELS_FIRST)
         conv, padding = _to_convolution(result)
         if padding:
             value = self._call(F.pad, value, padding)
-        self.merged.set_submodule(name, conv.to(dtype=dtype))
-        with self.merged.graph.inserting_before(self.place):
-            value = self.merged.graph.call_module(name, (value,))
+        value = self._call_module(self.name, conv, value)
         for place, (side, matrix) in enumerate(result.sides.items()):
-            value = self._add_side(f"{name}_side_{place}", value, side, matrix.to(dtype))
-        if is_channels_last(self.place):
-            value = self._call(torch.permute, value, TO_CHANNELS_LAST)
+            source = next(node for node in self.merged.graph.nodes if node.name == side)
+            term = self._call_module(f"{self.name}_side_{place}", _pointwise(matrix), source)
+            value = self._call(operator.add, value, term)
+        if is_channels_last(self.exit):
+            self._call(torch.permute, value, TO_CHANNELS_LAST)
+
+    def error(self) -> float:
+        """By how much the convolution differs from the segment, in float64."""
+        return segment_error(self.merged, self.entry, self.nodes, self.written, self.modules)
+
+    def replace(self) -> fx.Node:
+        """Let the convolution, in the precision of the network, take the segment's place."""
+        old = self.merged.get_submodule(self.name)
+        dtype = next(old.parameters()).dtype
+        for name, module in self.modules.items():
+            parent, _, own = name.rpartition(".")
+            self.merged.get_submodule(parent).add_module(own, module.to(dtype))
+        value = self.written[-1]
+        value.meta.update(self.exit.meta)
+        annotate(value, Operation(Kind.LAYER, "conv2d"), value.all_input_nodes[:1])
+        self.exit.replace_all_uses_with(value)
+        for node in reversed(self.nodes):
+            self.merged.graph.erase_node(node)
         return value
 
-    def _add_side(self, name: str, value: fx.Node, side: str, matrix: Tensor) -> fx.Node:
-        conv = nn.Conv2d(matrix.shape[1], matrix.shape[0], 1, bias=False).to(matrix)
-        with torch.no_grad():
-            conv.weight.copy_(matrix[:, :, None, None])
-        self.merged.add_submodule(name, conv.eval())
-        source = next(node for node in self.merged.graph.nodes if node.name == side)
-        with self.merged.graph.inserting_before(self.place):
-            term = self.merged.graph.call_module(name, (source,))
-        return self._call(operator.add, value, term)
-
     def _call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
-        with self.merged.graph.inserting_before(self.place):
-            return self.merged.graph.call_function(function, args)
+        with self.merged.graph.inserting_before(self.exit):
+            self.written.append(self.merged.graph.call_function(function, args))
+        return self.written[-1]
+
+    def _call_module(self, name: str, module: nn.Module, value: fx.Node) -> fx.Node:
+        self.modules[name] = module.eval()
+        with self.merged.graph.inserting_before(self.exit):
+            self.written.append(self.merged.graph.create_node("call_module", name, (value,)))
+        return self.written[-1]
+
+
+def _pointwise(matrix: Tensor) -> nn.Conv2d:
+    """A 1x1 convolution without bias."""
+    conv = nn.Conv2d(
+        matrix.shape[1], matrix.shape[0], 1, bias=False, device=matrix.device, dtype=matrix.dtype
+    )
+    with torch.no_grad():
+        conv.weight.copy_(matrix[:, :, None, None])
+    return conv
 
 
 def _affine_map(merged: fx.GraphModule, entry: fx.Node, nodes: tuple[fx.Node, ...]) -> AffineMap:
@@ -275,8 +221,10 @@ def _follow(merged: fx.GraphModule, node: fx.Node, sources: list[AffineMap]) -> 
             side = side_of(node)
             assert side is not None
             return add_side(sources[0], side.name, channels_of(side))
-        case _:
+        case Kind.IDENTITY:
             return sources[0]
+        case _:
+            raise AssertionError(f"{node.name} is not affine: {found}")
 
 
 def _norm_map(merged: fx.GraphModule, node: fx.Node) -> AffineMap:
@@ -304,64 +252,3 @@ def _to_convolution(result: AffineMap) -> tuple[nn.Conv2d, Padding | None]:
         conv.weight.copy_(result.kernel)
         cast(Tensor, conv.bias).copy_(result.bias)
     return conv.eval(), None if is_even else result.padding
-
-
-def _difference(first: fx.GraphModule, second: fx.GraphModule, rewriting: Rewriting) -> float:
-    arguments = _random_arguments(first, rewriting)
-    with torch.no_grad():
-        return _relative_difference(first(*arguments), second(*arguments))
-
-
-def _random_arguments(network: fx.GraphModule, rewriting: Rewriting) -> tuple[Any, ...]:
-    weight = next(network.parameters())
-    named = example_tensors(rewriting.plan.inputs, weight.device, seed=0)
-    typed = {
-        name: value.to(weight.dtype) if value.is_floating_point() else value
-        for name, value in named.items()
-    }
-    return graph_arguments(network, typed)
-
-
-def _relative_difference(expected: Any, actual: Any) -> float:
-    """Largest |expected - actual| / max |expected| over all tensors; infinite if not comparable."""
-    worst = 0.0
-    for wanted, got in zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual), strict=True):
-        if isinstance(wanted, Tensor):
-            scale = wanted.abs().max().clamp_min(torch.finfo(wanted.dtype).tiny)
-            error = float((wanted - got).abs().max() / scale) if wanted.numel() else 0.0
-            worst = max(worst, error if math.isfinite(error) else math.inf)
-    return worst
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a network and keeps the value of every node."""
-
-    def __init__(self, network: fx.GraphModule) -> None:
-        super().__init__(network)
-        self.values: dict[str, Any] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        self.values[n.name] = super().run_node(n)
-        return self.values[n.name]
-
-
-def _first_difference(
-    rewritten: fx.GraphModule, merged: fx.GraphModule, rewriting: Rewriting
-) -> str:
-    """The first segment after which the two networks part, judged by what follows its exit."""
-    arguments = _random_arguments(rewritten, rewriting)
-    before, after = _Recorder(rewritten), _Recorder(merged)
-    with torch.no_grad():
-        before.run(*arguments)
-        after.run(*arguments)
-    followers = {node.name: node for node in rewritten.graph.nodes}
-    for segment in rewriting.segments:
-        for user in followers[segment.exit].users:
-            shared = user.name in after.values
-            if (
-                shared
-                and _relative_difference(before.values[user.name], after.values[user.name])
-                > FLOAT64_TOLERANCE
-            ):
-                return f"segment {segment.planned.start}..{segment.planned.end}"
-    return "the output"

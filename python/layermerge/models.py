@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +19,12 @@ import torch
 from torch import nn
 
 from layermerge.errors import InputError, MissingDependencyError
+from layermerge.graph import ExampleInputs
 
-FORMS = "timm:NAME, torchvision:NAME, package.module:function or path/to/file.py:function"
+FORMS = (
+    "timm:NAME, torchvision:NAME, diffusers:NAME, package.module:function or "
+    "path/to/file.py:function"
+)
 
 
 def load_model(
@@ -30,9 +35,10 @@ def load_model(
     Parameters
     ----------
     name : str
-        ``timm:NAME`` or ``torchvision:NAME`` from a library; ``package.module:function`` or
-        ``path/to/file.py:function`` for your own, where the function (or class) takes no argument
-        and returns a `torch.nn.Module`.
+        ``timm:NAME``, ``torchvision:NAME`` or ``diffusers:NAME`` from a library;
+        ``package.module:function`` or ``path/to/file.py:function`` for your own, where the
+        function (or class) takes no argument and returns a `torch.nn.Module`, alone or in a pair
+        with example inputs (tensor, tuple or dict).
     weights : path, optional
         A safetensors file, or a state dict saved by torch (loaded without running code from it).
     pretrained : bool
@@ -43,22 +49,36 @@ def load_model(
     InputError
         If there is no such model, or the weights do not fit.
     """
+    return load_model_and_inputs(name, weights=weights, pretrained=pretrained)[0]
+
+
+def load_model_and_inputs(
+    name: str, *, weights: str | Path | None = None, pretrained: bool = False
+) -> tuple[nn.Module, ExampleInputs | None]:
+    """Make a model as `load_model` does; also return the example inputs that come with it."""
     source, _, entry = name.rpartition(":")
     if not source or not entry:
         raise InputError(f"model {name!r} is not of the form {FORMS}")
+    inputs = None
     if source == "timm":
         model = _from_timm(entry, pretrained)
     elif source == "torchvision":
         model = _from_torchvision(entry, pretrained)
+    elif source == "diffusers":
+        model, inputs = _from_diffusers(entry, pretrained)
     elif pretrained:
-        raise InputError(f"--pretrained is for timm: and torchvision: models, not for {name!r}")
+        raise InputError(
+            f"--pretrained is for timm:, torchvision: and diffusers: models, not for {name!r}"
+        )
     else:
         model = call_by_name(name)
+        if isinstance(model, tuple) and len(model) == 2:
+            model, inputs = model
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
     if weights is not None:
         _load_weights(model, Path(weights))
-    return model.eval()
+    return model.eval(), inputs
 
 
 def call_by_name(name: str) -> Any:
@@ -126,11 +146,45 @@ def _from_torchvision(name: str, pretrained: bool) -> Any:
     return _create(lambda: models.get_model(name, weights=weights), name)
 
 
-def _library(name: str) -> Any:
+def _from_diffusers(name: str, pretrained: bool) -> tuple[Any, ExampleInputs]:
+    if name not in _UNETS:
+        raise InputError(
+            f"diffusers:{name} is not known{_suggestion(name, list(_UNETS))}; there is "
+            f"{', '.join(_UNETS)}. Name others by a function of your own, FILE.py:FUNCTION"
+        )
+    unet = _library("diffusers", extra="diffusers").UNet2DModel
+    config = _UNETS[name]
+    inputs = {
+        "sample": torch.randn(1, 3, config["sample_size"], config["sample_size"]),
+        "timestep": torch.tensor([10]),
+    }
+    if pretrained:
+        return _create(partial(unet.from_pretrained, f"google/{name}"), name), inputs
+    return _create(partial(unet, **config), name), inputs
+
+
+_UNETS: dict[str, dict[str, Any]] = {
+    "ddpm-cifar10-32": {
+        "sample_size": 32,
+        "layers_per_block": 2,
+        "block_out_channels": (128, 256, 256, 256),
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        "downsample_padding": 0,
+        "attention_head_dim": None,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "norm_eps": 1e-6,
+    }
+}
+"""Configurations of `diffusers.UNet2DModel` by name, as published with the weights."""
+
+
+def _library(name: str, *, extra: str = "models") -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingDependencyError(name, "models") from error
+        raise MissingDependencyError(name, extra) from error
     except Exception as error:
         raise InputError(
             f"{name} is installed but cannot be imported: {_brief(error)}. It may be built for "

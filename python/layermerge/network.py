@@ -135,6 +135,8 @@ class Barrier:
     is_removable : bool
         Whether segments contain it, so that a plan pays for it only where it stays: see
         `Segment.tail`. Otherwise every plan pays.
+    unlock : str
+        The word of ``remove`` in `trace` that lets segments contain it; empty if there is none.
     """
 
     name: str
@@ -142,6 +144,7 @@ class Barrier:
     position: int
     reason: str
     is_removable: bool = False
+    unlock: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from layermerge.activations import activation_of
-from layermerge.arithmetic import classify_function
+from layermerge.arithmetic import Classified, classify_function
 from layermerge.convolutions import window_of
 from layermerge.dataflow import NONLINEAR, REMOVABLE, Kind, Operation
 from layermerge.errors import InputError
@@ -45,7 +45,9 @@ def classify(captured: fx.GraphModule, remove: Collection[str] = ("activation",)
     for node in captured.graph.nodes:
         found = operation(node)
         if found.kind in NONLINEAR and found.kind not in kinds:
-            annotate(node, Operation(Kind.BARRIER, found.name, _how_to_remove(node, found)))
+            word = next(word for word, kind in REMOVABLE.items() if kind is found.kind)
+            reason = f"{found.name} at {node.name} stays (remove={word!r} lets it go)"
+            annotate(node, Operation(Kind.BARRIER, found.name, reason, unlock=word))
 
 
 def removable_kinds(remove: Collection[str]) -> frozenset[Kind]:
@@ -59,21 +61,14 @@ def removable_kinds(remove: Collection[str]) -> frozenset[Kind]:
     return frozenset(REMOVABLE[word] for word in words)
 
 
-def _how_to_remove(node: fx.Node, found: Operation) -> str:
-    word = next(word for word, kind in REMOVABLE.items() if kind is found.kind)
-    return f"{found.name} at {node.name} stays (remove={word!r} lets it go)"
-
-
-Classified = tuple[Operation, list[fx.Node]] | tuple[Operation]
-
-
 def _classify_node(captured: fx.GraphModule, node: fx.Node, calls: Counter[Any]) -> Classified:
     reason = node.meta.get("opaque_reason")
     if reason:
-        return (Operation(Kind.BARRIER, _name_of(captured, node), str(reason)),)
+        found = Operation(Kind.BARRIER, _name_of(captured, node), str(reason))
+        return found, node.all_input_nodes
     if node.op == "call_module":
         module = captured.get_submodule(str(node.target))
-        return (_classify_module(node, module, calls[node.target]),)
+        return _classify_module(node, module, calls[node.target]), node.all_input_nodes
     return classify_function(captured, node)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,6 @@ from torch import fx, nn
 
 from layermerge.budgeting import Comparison, plan_within_budget
 from layermerge.candidates import CandidateSpace
-from layermerge.enumeration import enumerate_candidates
 from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
 from layermerge.importance.estimation import (
@@ -35,6 +34,7 @@ from layermerge.plan import Plan, original_plan
 from layermerge.planning import Budget, make_plan, predict_original_ns
 from layermerge.results import Result
 from layermerge.rewriting import rewrite
+from layermerge.search_space import SearchSpace
 from layermerge.store import Measurement, Study, StudyLike, opened
 from layermerge.tracing import trace
 
@@ -47,8 +47,8 @@ class Options:
 
     Attributes
     ----------
-    method, max_kernel, frozen, breaks
-        See `enumerate_candidates`.
+    space : SearchSpace
+        What a plan is chosen from.
     objective : {"exp_delta", "delta"}
         See `ImportanceScores.of`.
     device, threads, target_rsd, max_seconds
@@ -65,10 +65,7 @@ class Options:
         Show progress bars on a terminal.
     """
 
-    method: str = "layermerge"
-    max_kernel: int | None = None
-    frozen: Collection[int] = ()
-    breaks: Collection[int] = ()
+    space: SearchSpace = field(default_factory=SearchSpace)
     objective: str = "exp_delta"
     device: str | None = None
     threads: int | None = None
@@ -163,15 +160,9 @@ def compress(
     stages = _Stages()
     with opened(study) as store:
         with stages.timed("trace"):
-            network = trace(model, example_inputs)
+            network = trace(model, example_inputs, remove=options.space.remove)
             base = merge(rewrite(model, original_plan(network)))
-            space = enumerate_candidates(
-                network,
-                method=options.method,
-                max_kernel=options.max_kernel,
-                frozen=options.frozen,
-                breaks=options.breaks,
-            )
+            space = options.space.enumerate(network)
         with stages.timed("latency"):
             profile = _measure(model, base, space, example_inputs, store, options)
         _check_reachable(profile, budget)
@@ -342,7 +333,10 @@ def _provenance(options: Options, budget: Budget) -> dict[str, Any]:
         "layermerge": version("layermerge"),
         "torch": torch.__version__,
         "budget": str(budget),
-        "method": options.method,
+        "space": {
+            name: value if isinstance(value, (str, int, float)) else value and list(value)
+            for name, value in vars(options.space).items()
+        },
         "objective": options.objective,
         "estimator": options.estimator,
         "finetuner": options.finetuner,

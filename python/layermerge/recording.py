@@ -49,10 +49,29 @@ def record(
         If the model uses random numbers.
     """
     writer = GraphWriter(model)
+    with torch.enable_grad(), _requiring_no_gradients(model):
+        return _record(writer, inputs, opaque or {})
+
+
+@contextmanager
+def _requiring_no_gradients(model: nn.Module) -> Iterator[None]:
+    """Keep no activations for gradients, while ``torch.no_grad`` in forward can still be seen."""
+    trained = [value for value in model.parameters() if value.requires_grad and value.is_leaf]
+    for value in trained:
+        value.requires_grad = False
+    try:
+        yield
+    finally:
+        for value in trained:
+            value.requires_grad = True
+
+
+def _record(
+    writer: GraphWriter, inputs: Mapping[str, Tensor], opaque: Mapping[str, str]
+) -> Recording:
     for name, value in inputs.items():
         writer.bind(value, writer.node(Call("placeholder", name, ())))
-    with torch.no_grad():
-        writer.finish(_run(_Recorder(writer, opaque or {}), inputs))
+    writer.finish(_run(_Recorder(writer, opaque), inputs))
     return writer.recording
 
 
@@ -90,11 +109,7 @@ class _Recorder(TorchFunctionMode):
     @contextmanager
     def patched(self) -> Iterator[None]:
         """Route calls of this model's modules, and of no others, through the recorder."""
-        modules = {
-            path: module
-            for path, module in self.model.named_modules()
-            if not isinstance(module, torch.jit.ScriptModule)
-        }
+        modules = dict(self.model.named_modules())
         for path, module in modules.items():
             module.__dict__["_call_impl"] = partial(self._call, path, module)
         try:
@@ -135,7 +150,10 @@ class _Recorder(TorchFunctionMode):
     def _run_in(self, frame: Frame, run: Callable[[], Any]) -> Any:
         self._writer.frames.append(frame)
         try:
-            return run()
+            result = run()
+            with self._pause():
+                self._writer.claim(result)
+            return result
         finally:
             self._writer.frames.pop()
 

@@ -150,11 +150,14 @@ class _Writer:
         left = survivors(nodes, segment.entry, planned.kept)
         self._check_survivors(segment, planned, left)
         norm = self.nodes[planned.norm] if planned.norm else None
+        is_last = norm is not None and is_channels_last(norm)
         self._remove(nodes, left)
         exit = self.nodes[segment.exit]
         remaining = region_between(entry, exit) if exit is not entry else ()
         move_padding(self.captured, entry, remaining)
-        self.nodes[segment.exit] = self._append(exit, planned, norm)
+        if exit is not entry:
+            last = self._append(exit, planned, norm, norm_is_channels_last=is_last)
+            self.nodes[segment.exit] = last
         return entry, exit
 
     def _lookup(self, planned: PlannedSegment) -> Segment:
@@ -197,14 +200,19 @@ class _Writer:
                 self.nodes[node.name] = stand_in
         self.captured.graph.eliminate_dead_code()
 
-    def _append(self, exit: fx.Node, planned: PlannedSegment, norm: fx.Node | None) -> fx.Node:
+    def _append(
+        self,
+        exit: fx.Node,
+        planned: PlannedSegment,
+        norm: fx.Node | None,
+        *,
+        norm_is_channels_last: bool,
+    ) -> fx.Node:
         """Put the norm and the activation that the plan adds behind the exit; return the last."""
-        if exit is self.nodes[self.segments[planned.start, planned.end].entry]:
-            return exit
         last = exit
         if norm is not None:
             target = str(norm.target)
-            turns = is_channels_last(norm) and not is_channels_last(exit)
+            turns = norm_is_channels_last and not is_channels_last(exit)
             if turns:
                 last = self._permute_after(last, TO_CHANNELS_LAST)
             last = self._insert_after(last, target, operation(norm))

@@ -43,7 +43,7 @@ class Structure:
     program: list[int] = field(default_factory=list)
 
 
-def structure_of(nodes: Sequence[Node], entry: str) -> Structure:
+def structure_of(nodes: Sequence[Node], entry: str, *, drop_branches: bool = True) -> Structure:
     """Take a segment apart.
 
     Parameters
@@ -52,15 +52,18 @@ def structure_of(nodes: Sequence[Node], entry: str) -> Structure:
         In topological order; the last one is the exit.
     entry : str
         The value that enters.
+    drop_branches : bool
+        Whether a branch of a sum may go whole where its layers could not go one by one.
     """
-    found = _Decomposition({entry: (1, 1)})
+    found = _Decomposition({entry: (1, 1)}, SUM if drop_branches else JOIN)
     found.series(nodes, entry)
     return found.result
 
 
 class _Decomposition:
-    def __init__(self, jumps: dict[str, Size]) -> None:
+    def __init__(self, jumps: dict[str, Size], code_of_sum: int) -> None:
         self.result = Structure()
+        self.code_of_sum = code_of_sum
         self.jumps = jumps
         """The product of the strides between the entry and each value."""
 
@@ -103,7 +106,7 @@ class _Decomposition:
         for place, branch in enumerate(branches):
             self.series(branch, entry)
             if place:
-                self.result.program.append(SUM if join.kind is Kind.SUM else JOIN)
+                self.result.program.append(self.code_of_sum if join.kind is Kind.SUM else JOIN)
         self.jumps[join.name] = self.jumps[sources[0]]
 
     def _rigid(self, piece: Sequence[Node], entry: str) -> None:

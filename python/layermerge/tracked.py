@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection
 from itertools import chain
@@ -17,7 +18,7 @@ from layermerge.containers import tensors_in
 Held = dict[int, tuple[Tensor, fx.Node | None, int]]
 """Tensors by identity, with their node and version at one moment."""
 
-_NO_PLACE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_NO_PLACE = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 
 
 class TrackedTensors:
@@ -76,18 +77,10 @@ class TrackedTensors:
         if node.op == "placeholder" or not self._varying.isdisjoint(node.all_input_nodes):
             self._varying.add(node)
 
-    def rebind(self, value: Tensor, node: fx.Node, reason: str) -> None:
-        """Let a tensor that was changed in place be the value of a node from now on.
-
-        Tensors that show the same memory the same way change with it; others are lost.
-        """
-        for other in list(self._nodes):
-            if other is not value and _share_memory(other, value):
-                if _layout(other) == _layout(value):
-                    self.bind(other, node)
-                else:
-                    self.lose(other, reason)
-        self.bind(value, node)
+    def sharing(self, value: Tensor) -> list[Tensor]:
+        """The other tensors with a node that show some of the same memory."""
+        others = [other for other in list(self._nodes) if other is not value]
+        return [other for other in others if share_memory(other, value)]
 
     def lose(self, value: Tensor, reason: str) -> None:
         """Note that it is not known how a tensor was made."""
@@ -118,11 +111,13 @@ def version_of(value: Tensor) -> int:
     return 0 if value.is_inference() else value._version
 
 
-def _share_memory(one: Tensor, other: Tensor) -> bool:
+def share_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors show parts of the same memory."""
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
-def _layout(value: Tensor) -> tuple[Any, ...]:
+def layout(value: Tensor) -> tuple[Any, ...]:
+    """Which part of its memory a tensor shows, and how."""
     return value.dtype, value.storage_offset(), tuple(value.shape), value.stride()
 
 
@@ -132,6 +127,18 @@ def random_state() -> list[Any]:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         generators += torch.cuda.default_generators
     return [generator.get_state().numpy().tobytes() for generator in generators]
+
+
+def running_autograd_function() -> str | None:
+    """The name of the `torch.autograd.Function` whose forward calls torch, if one does."""
+    frame: Any = sys._getframe()
+    while frame and not frame.f_code.co_filename.endswith("module.py"):
+        names = frame.f_code.co_varnames[:1]
+        context = frame.f_locals.get(names[0]) if names else None
+        if isinstance(context, torch.autograd.function.FunctionCtx):
+            return type(context).__name__.removesuffix("Backward")
+        frame = frame.f_back
+    return None
 
 
 def place_of_call() -> str:

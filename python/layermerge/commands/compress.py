@@ -16,6 +16,7 @@ from layermerge.commands.options import (
     example,
     percentage,
     positive,
+    search_space,
     shape,
 )
 from layermerge.errors import InputError
@@ -148,10 +149,7 @@ def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
         evaluate_fn=recipe.evaluate_fn,
         study=out / "study.db",
         options=Options(
-            method=arguments.method,
-            max_kernel=arguments.max_kernel,
-            frozen=arguments.frozen,
-            breaks=arguments.breaks,
+            space=search_space(arguments),
             threads=arguments.threads,
             max_seconds=arguments.max_seconds,
             estimator=recipe.estimator,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from layermerge.commands.options import add_model, add_space, example, shape
+from layermerge.commands.options import add_model, add_space, example, search_space, shape
+from layermerge.entries import write_entries
 
 if TYPE_CHECKING:
     from layermerge.candidates import CandidateSpace
-    from layermerge.network import Layer
+    from layermerge.network import Layer, Network
 
 SUMMARY = "Show a model's layers, what can merge, and what stops the rest."
 
@@ -21,28 +23,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         type=shape,
-        default=(1, 3, 224, 224),
         metavar="SHAPE",
-        help="shape of the example input; default: 1x3x224x224",
+        help="shape of the example input; default: what comes with the model, or 1x3x224x224",
     )
     add_space(parser)
+    parser.add_argument(
+        "--entries-csv",
+        metavar="FILE",
+        help="write the entries (start, end, kernel size, ...) as a table",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trace, enumerate and print."""
-    from layermerge.enumeration import enumerate_candidates
-    from layermerge.models import load_model
+    from layermerge.models import load_model_and_inputs
     from layermerge.tracing import trace
 
-    model = load_model(arguments.model, weights=arguments.weights, pretrained=arguments.pretrained)
-    space = enumerate_candidates(
-        trace(model, example(arguments.input)),
-        method=arguments.method,
-        max_kernel=arguments.max_kernel,
-        frozen=arguments.frozen,
-        breaks=arguments.breaks,
+    search = search_space(arguments)
+    model, inputs = load_model_and_inputs(
+        arguments.model, weights=arguments.weights, pretrained=arguments.pretrained
     )
+    if arguments.input or inputs is None:
+        inputs = example(arguments.input or (1, 3, 224, 224))
+    network = trace(model, inputs, remove=search.remove)
+    space = search.enumerate(network)
+    if arguments.entries_csv:
+        write_entries(arguments.entries_csv, space)
     if arguments.json:
         print(json.dumps(_document(space)))
     else:
@@ -52,12 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def counts(space: CandidateSpace) -> dict[str, int]:
     """Sizes of a candidate space."""
-    places = {(candidate.start, candidate.end) for candidate in space.candidates}
+    places = {(candidate.start, candidate.end) for candidate in space.listed}
     return {
         "layers": space.network.num_layers,
         "segments": len(places),
         "mergeable_segments": sum(end - start > 1 for start, end in places),
-        "entries": len(space.candidates),
+        "entries": len(space.listed),
         "signatures": len(space.signatures),
     }
 
@@ -68,6 +75,7 @@ def _document(space: CandidateSpace) -> dict[str, Any]:
         "model": network.name,
         "fingerprint": network.fingerprint,
         **counts(space),
+        "skipped": dict(space.skipped),
         "layer_list": [
             {
                 "index": layer.index,
@@ -123,11 +131,28 @@ def _print_table(space: CandidateSpace) -> None:
     for position, reason in enumerate(network.blocked, start=1):
         if reason:
             console.print(f"Nothing merges across position {position}: {escape(reason)}.")
-    kinds = ", ".join(f"{escape(b.name)} ({escape(b.kind)})" for b in network.barriers)
+    kinds = Counter(barrier.kind for barrier in network.barriers if not barrier.is_removable)
     if kinds:
-        console.print(f"Fixed parts: {kinds}.")
+        console.print(f"Fixed parts: {escape(_listed(kinds))}.")
+    for reason, count in space.skipped.items():
+        console.print(f"{count} entries were left out: {escape(reason)}.")
     if not size["mergeable_segments"]:
         console.print("No segment of two layers: nothing can merge in this model.")
+    for word, locked in _unlockable(network).items():
+        console.print(f"--remove {word} would let segments contain: {escape(_listed(locked))}.")
+
+
+def _unlockable(network: Network) -> dict[str, Counter[str]]:
+    """What stops merges but may be removed: how many of each kind, by the word that allows it."""
+    found: dict[str, Counter[str]] = {}
+    for barrier in network.barriers:
+        if barrier.unlock:
+            found.setdefault(barrier.unlock, Counter())[barrier.kind] += 1
+    return found
+
+
+def _listed(kinds: Counter[str]) -> str:
+    return ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
 
 
 def _caption(size: dict[str, int]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import layermerge.candidates
+import layermerge.search_space
 from layermerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,13 +40,37 @@ def add_space(parser: argparse.ArgumentParser) -> None:
     """Add what restricts the search space."""
     group = parser.add_argument_group("search space")
     group.add_argument(
+        "--space",
+        choices=layermerge.search_space.SPACES,
+        default="general",
+        help="paper: the authors' space, for ResNet-34 and -50, MobileNetV2, VGG-19 and the DDPM "
+        "U-Net; default: general",
+    )
+    group.add_argument(
+        "--remove",
+        type=words,
+        metavar="W,W,...",
+        help="what may be removed besides convolutions: activation, gate (squeeze-excite), norm "
+        "(group norm, layer norm); default: activation, in the paper's space activation,norm",
+    )
+    group.add_argument(
         "--method",
         choices=layermerge.candidates.METHODS,
         default="layermerge",
         help="depth keeps every convolution, layer_only merges none; default: layermerge",
     )
     group.add_argument(
-        "--max-kernel", type=at_least(1), metavar="K", help="largest merged kernel, in taps"
+        "--max-kernel", type=at_least(1), metavar="K", help="largest merged kernel, in pixels"
+    )
+    group.add_argument(
+        "--max-segment", type=at_least(1), metavar="N", help="most layers in a segment"
+    )
+    group.add_argument(
+        "--max-flops-ratio",
+        type=not_negative,
+        metavar="R",
+        help="leave out what takes more than R times the FLOPs of the layers that it replaces; "
+        "default: 2, in the paper's space 0, which sets no limit",
     )
     group.add_argument(
         "--frozen", type=integers, default=(), metavar="L,L,...", help="layers left as they are"
@@ -53,9 +78,38 @@ def add_space(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--breaks",
         type=integers,
-        default=(),
         metavar="P,P,...",
-        help="positions not to merge across",
+        help="positions not to merge across; in the paper's space on the authors' axis",
+    )
+    group.add_argument(
+        "--keep-branches",
+        action="store_true",
+        help="offer neither to drop a residual branch whole nor a segment",
+    )
+    group.add_argument(
+        "--boundary-activation",
+        action="store_true",
+        help="add an activation behind merged segments that have none there",
+    )
+
+
+def search_space(arguments: argparse.Namespace) -> layermerge.search_space.SearchSpace:
+    """The search space that the arguments of `add_space` describe."""
+    is_paper = arguments.space == "paper"
+    ratio = arguments.max_flops_ratio
+    if ratio is None:
+        ratio = 0.0 if is_paper else 2.0
+    return layermerge.search_space.SearchSpace(
+        space=arguments.space,
+        remove=arguments.remove or (("activation", "norm") if is_paper else ("activation",)),
+        method=arguments.method,
+        max_kernel=arguments.max_kernel,
+        max_segment=arguments.max_segment,
+        max_flops_ratio=ratio or None,
+        frozen=arguments.frozen,
+        breaks=arguments.breaks,
+        drop_branches=not arguments.keep_branches,
+        boundary_activation=arguments.boundary_activation,
     )
 
 
@@ -95,6 +149,11 @@ def integers(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Read ``activation,gate``."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def at_least(least: int, most: float = math.inf) -> Callable[[str], int]:
     """Read a whole number with a lower limit, and perhaps an upper one."""
 
@@ -120,6 +179,11 @@ def positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0")
     return value
+
+
+def not_negative(text: str) -> float:
+    """Read 0 or a number greater than 0."""
+    return 0.0 if text.strip() in ("0", "0.0") else positive(text)
 
 
 def percentage(text: str) -> float:

@@ -1,0 +1,210 @@
+"""Compare a merged with its rewritten network: segment by segment in float64, and as a whole."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from layermerge.arithmetic import constant_value, device_of, is_constant
+from layermerge.errors import TrainingError, VerificationError
+from layermerge.graph import graph_arguments
+from layermerge.rewriting import example_tensors, rewriting_of
+
+FLOAT64_TOLERANCE = 1e-10
+FLOAT32_TOLERANCE = 1e-4
+_META_KEY = "layermerge_verification"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far a merged network is from the rewritten one, relative to the largest output.
+
+    Attributes
+    ----------
+    float64_error : float
+        The largest difference between a segment and its convolution, both in double precision:
+        whether the merge is exact.
+    error : float
+        The difference of the outputs, in the network's own precision: what rounding adds.
+    """
+
+    float64_error: float
+    error: float
+
+
+def verification(merged: fx.GraphModule) -> Verification:
+    """How far a merged network is from the rewritten one."""
+    found = merged.meta[_META_KEY]
+    assert isinstance(found, Verification)
+    return found
+
+
+def record_verification(merged: fx.GraphModule, found: Verification) -> None:
+    """Let `verification` return what was found."""
+    merged.meta[_META_KEY] = found
+
+
+def verify(
+    rewritten: fx.GraphModule, merged: fx.GraphModule, segment_errors: Mapping[str, float]
+) -> Verification:
+    """Compare a merged with its rewritten network on random inputs.
+
+    Parameters
+    ----------
+    rewritten, merged : torch.fx.GraphModule
+    segment_errors : mapping of str to float
+        What `segment_error` found, by segment in words.
+
+    Raises
+    ------
+    VerificationError
+        If they differ by more than rounding explains; names the segment that differs most.
+    """
+    with torch.no_grad():
+        arguments = _random_arguments(rewritten)
+        error = _relative_difference(rewritten(*arguments), merged(*arguments))
+    found = Verification(max(segment_errors.values(), default=0.0), error)
+    tolerance = _tolerance(rewritten)
+    if not (found.float64_error <= FLOAT64_TOLERANCE and found.error <= tolerance):
+        worst = max(segment_errors, key=lambda name: segment_errors[name], default="the output")
+        raise VerificationError(
+            f"the merged network differs from the rewritten one by {found.float64_error:.1e} in "
+            f"float64 (expected at most {FLOAT64_TOLERANCE:.0e}) and {found.error:.1e} in its own "
+            f"precision (expected at most {tolerance:.0e}); most at {worst}. Please report this "
+            "model: such a plan should not have been offered"
+        )
+    return found
+
+
+def check_finite(rewritten: fx.GraphModule) -> None:
+    """Refuse a network that computes NaN, which is not to be compared with anything.
+
+    Raises
+    ------
+    TrainingError
+        If the output of the rewritten network is not finite.
+    """
+    with torch.no_grad():
+        outputs = pytree.tree_leaves(rewritten(*_random_arguments(rewritten)))
+    if not all(torch.isfinite(out).all() for out in outputs if isinstance(out, Tensor)):
+        weights = rewritten.named_parameters()
+        bad = [name for name, weight in weights if not torch.isfinite(weight).all()]
+        raise TrainingError(
+            "the rewritten network computes NaN or infinite values before it is merged"
+            + (f", as its parameter {bad[0]!r} holds such values" if bad else "")
+            + ": its fine-tuning diverged. Lower the learning rate, and look at what finetune_fn "
+            "(or train_fn) does to the network"
+        )
+
+
+@torch.no_grad()
+def segment_error(
+    graph: fx.GraphModule,
+    entry: fx.Node,
+    nodes: Iterable[fx.Node],
+    written: Iterable[fx.Node],
+    modules: Mapping[str, nn.Module],
+) -> float:
+    """Run a segment and what is to replace it in float64, on the same random values.
+
+    Parameters
+    ----------
+    graph : torch.fx.GraphModule
+        Holds both.
+    entry : torch.fx.Node
+    nodes, written : iterable of torch.fx.Node
+        The segment and its replacement, in topological order.
+    modules : mapping of str to torch.nn.Module
+        What the replacement calls, in float64, by target.
+
+    Returns
+    -------
+    float
+        Largest difference, relative to the largest value.
+    """
+    run = _SegmentRun(graph)
+    return _relative_difference(run.value(entry, nodes, {}), run.value(entry, written, modules))
+
+
+class _SegmentRun:
+    """Runs nodes of a graph in float64; what comes from outside is random, the same each time."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.graph = graph
+        self.generator = torch.Generator().manual_seed(0)
+        self.outside: dict[fx.Node, Tensor] = {}
+
+    def value(
+        self, entry: fx.Node, nodes: Iterable[fx.Node], modules: Mapping[str, nn.Module]
+    ) -> Tensor:
+        values = {entry: self._random(entry)}
+        last = entry
+        for node in nodes:
+            args, kwargs = fx.map_arg(
+                (node.args, node.kwargs), lambda source: self._value_of(source, values)
+            )
+            values[node] = self._call(node, modules)(*args, **kwargs)
+            last = node
+        return values[last]
+
+    def _value_of(self, node: fx.Node, values: Mapping[fx.Node, Tensor]) -> Tensor:
+        if node in values:
+            return values[node]
+        if is_constant(node):
+            constant: Tensor = constant_value(self.graph, node)
+            return constant.double()
+        return self._random(node)
+
+    def _random(self, node: fx.Node) -> Tensor:
+        if node not in self.outside:
+            value = torch.randn(node.meta["shape"], generator=self.generator, dtype=torch.float64)
+            self.outside[node] = value.to(device_of(self.graph))
+        return self.outside[node]
+
+    def _call(self, node: fx.Node, modules: Mapping[str, nn.Module]) -> Any:
+        if node.op == "call_function":
+            return node.target
+        name = str(node.target)
+        if name in modules:
+            return modules[name]
+        return copy.deepcopy(self.graph.get_submodule(name)).double()
+
+
+def _tolerance(network: nn.Module) -> float:
+    """What rounding may add in the network's own precision: 0.25 in bfloat16, 0.03 in float16."""
+    return max(FLOAT32_TOLERANCE, 32 * torch.finfo(_sample(network).dtype).eps)
+
+
+def _sample(network: nn.Module) -> Tensor:
+    """A tensor of the network's precision and device: an input, where every layer was dropped."""
+    inputs = example_tensors(rewriting_of(network).plan.inputs, torch.device("cpu")).values()
+    floating = (value for value in inputs if value.is_floating_point())
+    return next(network.parameters(), next(floating, torch.zeros(())))
+
+
+def _random_arguments(network: fx.GraphModule) -> tuple[Any, ...]:
+    weight = _sample(network)
+    named = example_tensors(rewriting_of(network).plan.inputs, weight.device, seed=0)
+    typed = {
+        name: value.to(weight.dtype) if value.is_floating_point() else value
+        for name, value in named.items()
+    }
+    return graph_arguments(network, typed)
+
+
+def _relative_difference(expected: Any, actual: Any) -> float:
+    """Largest |expected - actual| / max |expected| over all tensors; infinite if not comparable."""
+    worst = 0.0
+    for wanted, got in zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual), strict=True):
+        if isinstance(wanted, Tensor):
+            scale = wanted.abs().max().clamp_min(torch.finfo(wanted.dtype).tiny)
+            error = float((wanted - got).abs().max() / scale) if wanted.numel() else 0.0
+            worst = max(worst, error if math.isfinite(error) else math.inf)
+    return worst
