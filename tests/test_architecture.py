@@ -60,6 +60,7 @@ LAYERS = (
     ("finetuning",),
     ("latency.pytorch", "latency.units", "latency.clocks"),
     ("merging", "composition"),
+    ("verification",),
     ("rewriting", "halo"),
     ("tracing",),
     ("description",),
