@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -80,7 +80,9 @@ def test_merged_equals_rewritten_and_is_what_the_candidates_promised(data):
     found = verification(merged)
     assert found.float64_error <= 1e-12
     assert found.error <= 1e-5
-    assert relative_error(merged(*inputs), rewritten(*inputs)) <= 1e-5
+    expected = rewritten(*inputs)
+    assume(bool(expected.any()))  # a last ReLU may leave nothing to compare
+    assert relative_error(merged(*inputs), expected) <= 1e-5
     assert_is_as_promised(merged, network, chosen)
 
 
