@@ -52,7 +52,8 @@ def classify(captured: fx.GraphModule, remove: Collection[str] = ("activation",)
 
 def removable_kinds(remove: Collection[str]) -> frozenset[Kind]:
     """What the words of `remove` stand for."""
-    words = (remove,) if isinstance(remove, str) else tuple(remove)
+    several = isinstance(remove, Collection) and not isinstance(remove, str)
+    words: Collection[str] = remove if several else (remove,)
     for word in words:
         if word not in REMOVABLE:
             raise InputError(
