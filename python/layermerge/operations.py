@@ -52,8 +52,8 @@ def classify(captured: fx.GraphModule, remove: Collection[str] = ("activation",)
 
 def removable_kinds(remove: Collection[str]) -> frozenset[Kind]:
     """What the words of `remove` stand for."""
-    several = isinstance(remove, Collection) and not isinstance(remove, str)
-    words: Collection[str] = remove if several else (remove,)
+    is_one = isinstance(remove, str) or not isinstance(remove, Collection)
+    words: tuple[Any, ...] = (remove,) if is_one else tuple(remove)
     for word in words:
         if word not in REMOVABLE:
             raise InputError(
