@@ -137,6 +137,15 @@ def test_a_block_whose_branch_lost_its_layers_becomes_its_shortcut(name):
     assert relative_error(rewritten(model, (0, 3, (3,)))(X), after(X)) <= 1e-15
 
 
+@pytest.mark.parametrize("last", [nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(3, 2, 1)])
+def test_a_pooling_may_be_the_last_that_is_left_of_a_segment(last):
+    model = double(nn.Conv2d(4, 4, 1), last, Block(nn.Conv2d(4, 4, 3, padding=1)))
+    student = rewritten(model, (0, 2, (1,)))
+    wide = F.avg_pool2d(model[0](F.pad(X, (1,) * 4)), 3, last.stride)
+    assert relative_error(student(X), F.relu(wide)) <= 1e-12
+    assert relative_error(merge(student)(X), F.relu(wide)) <= 1e-12
+
+
 def test_a_skip_survives_the_loss_of_the_layer_that_it_starts_from():
     before, block = ConvNorm(4, 4, 3, nn.ReLU()), Block(ConvNorm(4, 4, 3))
     model = double(before, block)
