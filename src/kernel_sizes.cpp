@@ -42,8 +42,9 @@ using States = std::vector<State>;  // by growth and kind, one of each
 struct Branch {
     States states;
     bool has_layers = false;
+    bool may_lose_layers = true;  // whatever the largest kernel is
 
-    // What is left of it without its layers, if it may be without them.
+    // What is left of it without its layers, if it may be without them and fits.
     std::optional<State> without_layers() const {
         const auto found = std::find_if(states.begin(), states.end(),
                                         [](const State& state) { return state.kind == nothing; });
@@ -152,12 +153,13 @@ class Search {
             const auto l = std::size_t(structure::first_window - code);
             state.growth = {layers_.growth_h[l], layers_.growth_w[l]};
         }
-        operands_.push_back({fits(state.growth) ? States{state} : States{}, false});
+        operands_.push_back({fits(state.growth) ? States{state} : States{}, false, true});
     }
 
     void push_layer(std::size_t l) {
         Branch branch;
         branch.has_layers = true;
+        branch.may_lose_layers = !layers_.irreducible[l];
         if (!layers_.irreducible[l]) branch.states.push_back({});
         const Growth growth{layers_.growth_h[l], layers_.growth_w[l]};
         if (fits(growth)) {
@@ -178,7 +180,11 @@ class Search {
         Branch a = std::move(operands_.back());
         operands_.pop_back();
         const bool has_layers = a.has_layers || b.has_layers;
-        operands_.push_back({code == structure::sum ? sums(a, b) : unions(a, b, code), has_layers});
+        const bool is_sum = code == structure::sum;
+        const bool may_lose_layers =
+            (a.may_lose_layers && b.may_lose_layers) || (is_sum && !(a.has_layers && b.has_layers));
+        operands_.push_back(
+            {is_sum ? sums(a, b) : unions(a, b, code), has_layers, may_lose_layers});
     }
 
     // A branch that keeps none of its layers leaves the sum, and grows nothing. If neither keeps
@@ -186,7 +192,7 @@ class Search {
     States sums(Branch& a, Branch& b) {
         const bool both = a.has_layers && b.has_layers;
         const auto neither =
-            both && a.without_layers() ? b.without_layers() : std::optional<State>();
+            both && a.may_lose_layers ? b.without_layers() : std::optional<State>();
         allow_dropping(a);
         allow_dropping(b);
         States states = unions(a, b, structure::sum);

@@ -178,11 +178,11 @@ class Builder:
 
 
 @st.composite
-def networks(draw: st.DrawFn, max_layers: int = 9) -> Drawn:
+def networks(draw: st.DrawFn, max_layers: int = 9, centred: bool | None = None) -> Drawn:
     """A network of a few layers and its inputs, in float64."""
     inputs = channels = draw(st.sampled_from([2, 4]))
     side_channels = draw(st.sampled_from([0, 0, 1, 2, 4]))
-    build = Builder(draw, draw(st.booleans()), side_channels)
+    build = Builder(draw, draw(st.booleans()) if centred is None else centred, side_channels)
     items: list[nn.Module] = []
     for _ in range(draw(st.integers(1, 4))):
         item, channels = build.item(channels)

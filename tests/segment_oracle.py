@@ -123,8 +123,14 @@ def _joined(sights: list[Sight], channels: np.ndarray) -> Sight:
     return Sight(sights[0].jump, low, high, channels)
 
 
-def best_subsets(network: Network, segment: Segment) -> dict[tuple[Size, bool], float]:
-    """The largest L1 norm for each (kernel size, is depthwise), over all kept subsets."""
+def best_subsets(
+    network: Network, segment: Segment, *, by_layers: bool
+) -> dict[tuple[Size, bool], float]:
+    """The largest L1 norm for each (kernel size, is depthwise), over all kept subsets.
+
+    What is kept is depthwise `by_layers` if each of its layers is, or else if what they compute
+    is: two grouped layers around a removed dense one may compute something depthwise.
+    """
     layers = network.layers_of(segment)
     best: dict[tuple[Size, bool], float] = {}
     for count in range(1, len(layers) + 1):
@@ -133,6 +139,7 @@ def best_subsets(network: Network, segment: Segment) -> dict[tuple[Size, bool], 
                 sight = Sights(network, segment, {layer.index for layer in kept}).exit()
             except InvalidError:
                 continue
-            key = (sight.kernel_size, sight.is_depthwise)
+            alone = all(layer.is_depthwise for layer in kept)
+            key = (sight.kernel_size, alone if by_layers else sight.is_depthwise)
             best[key] = max(best.get(key, 0.0), sum(layer.weight_l1 for layer in kept))
     return best

@@ -71,6 +71,7 @@ LAYERS = (
     ("finetuning",),
     ("latency.pytorch", "latency.units", "latency.clocks"),
     ("merging", "composition"),
+    ("verification",),
     ("rewriting", "halo"),
     ("tracing",),
     ("description",),

@@ -11,6 +11,7 @@ from layermerge.activations import activation_module
 from layermerge.dataflow import Kind
 from layermerge.errors import InputError, UnsupportedModelError
 from layermerge.graph import bind_inputs, capture, graph_arguments
+from layermerge.operations import classify
 from layermerge.values import operation
 from networks import ZOO, ConvNorm, images, randomized, zoo
 
@@ -42,6 +43,7 @@ def assert_same(captured, model):
 
 def kinds(model, x=X):
     captured = capture(model, x)
+    classify(captured)
     return [
         (operation(node).kind, operation(node).name)
         for node in captured.graph.nodes
@@ -83,8 +85,8 @@ def test_the_model_is_not_changed_and_shares_nothing_with_the_capture():
         (lambda m, x: torch.add(x, x), (Kind.SUM, "add")),
         (lambda m, x: x.add_(x), (Kind.SUM, "add")),
         (lambda m, x: torch.add(x, x, alpha=2), (Kind.BARRIER, "add")),
-        (lambda m, x: x + 1, (Kind.BARRIER, "add")),
-        (lambda m, x: x + x.mean((2, 3), keepdim=True), (Kind.BARRIER, "add")),
+        (lambda m, x: x + 1, (Kind.NORM, "scale")),
+        (lambda m, x: x + x.mean((2, 3), keepdim=True), (Kind.SIDE, "add")),
         (lambda m, x: x * x, (Kind.BARRIER, "mul")),
         (lambda m, x: F.max_pool2d(x, 2), (Kind.BARRIER, "max_pool2d")),
     ],
@@ -112,6 +114,7 @@ def test_sums_of_sizes_are_no_operations():
 )
 def test_modules_are_recognised(module, kind):
     captured = capture(nn.Sequential(nn.Conv2d(4, 4, 3), module).eval(), X)
+    classify(captured)
     assert operation(list(captured.graph.nodes)[2]).kind is kind
 
 

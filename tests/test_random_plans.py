@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -46,6 +46,7 @@ def test_any_plan_rewrites_and_merges_to_what_its_candidates_promise(data):
     with torch.no_grad():
         expected = evaluate(model, plan, norms, *inputs)
         actual, after = rewritten(*inputs), merged(*inputs)
+    assume(bool(expected.any()))  # a last ReLU may leave nothing to compare
     assert relative_error(actual, expected) <= 1e-10
     assert relative_error(after, actual) <= 1e-10
     assert_names_are_kept(model, network, plan, rewritten)
@@ -72,8 +73,9 @@ def assert_convolutions_are_as_promised(merged, network, chosen):
         )
         assert (conv.kernel_size, conv.stride) == (signature.kernel_size, signature.stride)
         assert (conv.groups, conv.dilation) == (signature.groups, signature.dilation)
-    found = [node for node in merged.graph.nodes if operation(node).kind is Kind.LAYER]
-    assert sorted(str(node.target) for node in found) == sorted(names)
+    layers = {layer.name for layer in network.layers}
+    found = [str(node.target) for node in merged.graph.nodes if str(node.target) in layers]
+    assert sorted(found) == sorted(names)
 
 
 def assert_each_operation_is_paid_once(merged, traced, chosen):

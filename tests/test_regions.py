@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from layermerge.convolutions import conv_padding
-from layermerge.dataflow import Kind
+from layermerge.dataflow import REMOVABLE, Kind
 from layermerge.gates import parts_of
 from layermerge.graph import capture
 from layermerge.operations import classify
@@ -124,10 +125,9 @@ def test_regions_are_all_that_the_definition_allows(name):
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@given(networks())
-def test_regions_of_random_networks_are_all_that_the_definition_allows(drawn):
-    model, shape = drawn
-    assert_regions_follow_the_definition(capture(model, images(*shape)))
+@given(networks(), st.sampled_from([("activation",), tuple(REMOVABLE)]))
+def test_regions_of_random_networks_are_all_that_the_definition_allows(drawn, remove):
+    assert_regions_follow_the_definition(capture(drawn.model, drawn.inputs), remove)
 
 
 @pytest.mark.parametrize("name", ZOO)

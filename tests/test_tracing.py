@@ -132,8 +132,7 @@ def test_every_inner_position_is_crossed_or_explained(name):
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @given(networks())
 def test_every_inner_position_of_random_networks_is_crossed_or_explained(drawn):
-    model, shape = drawn
-    assert_positions_are_explained(trace(model, images(*shape)))
+    assert_positions_are_explained(trace(drawn.model, drawn.inputs))
 
 
 def assert_positions_are_explained(network):

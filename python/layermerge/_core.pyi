@@ -87,7 +87,7 @@ def frontier(problem: Problem, *, max_points: typing.SupportsInt | typing.Suppor
     """
 def kernel_sizes(growth_h: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], growth_w: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], weight_l1: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], irreducible: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], depthwise: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], *, program: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]] = ..., max_kernel_h: typing.SupportsInt | typing.SupportsIndex | None = None, max_kernel_w: typing.SupportsInt | typing.SupportsIndex | None = None) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.bool], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.bool]]:
     """
-    Return (kernel_size int32 [n, 2], is_depthwise bool [n], weight_l1 float64 [n], kept bool [n, layers]): each achievable kernel size with its best kept layers, and the empty set where it is possible. `program` (int32, postfix) connects the layers: an index, or -1 series, -2 sum, -3 join, -4 identity; empty: all in series.
+    Return (kernel_size int32 [n, 2], is_depthwise bool [n], weight_l1 float64 [n], kept bool [n, layers]): each achievable kernel size with its best kept layers, and the empty set where it is possible. `program` (int32, postfix) connects the layers: an index, or -1 series, -2 sum, -3 join, -4 identity, -5 - index a window without a layer; empty: all in series.
     """
 def parse_table(content: bytes, begin: typing.SupportsInt | typing.SupportsIndex, kinds: str) -> list[typing.Any] | None:
     """

@@ -38,7 +38,8 @@ def weight_of(module: LayerModule) -> Tensor:
     size = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
     with torch.no_grad(), _Convolved() as seen:
         module(module.weight.new_zeros(1, module.in_channels, *size))
-    return seen.weight.detach()
+    derived: Tensor = seen.weight.detach()
+    return derived
 
 
 class _Convolved(TorchFunctionMode):

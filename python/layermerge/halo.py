@@ -21,7 +21,7 @@ from layermerge.windows import NO_PADDING, Padding, Window, plus, through
 Needs = dict[tuple[fx.Node, fx.Node], Padding]
 
 
-def move_padding(captured: fx.GraphModule, entry: fx.Node, nodes: Sequence[fx.Node]) -> None:
+def move_padding(captured: fx.GraphModule, entry: fx.Node, nodes: Sequence[fx.Node]) -> fx.Node:
     """Pad at the entry, compute without padding, crop where a branch needs less.
 
     Parameters
@@ -31,6 +31,11 @@ def move_padding(captured: fx.GraphModule, entry: fx.Node, nodes: Sequence[fx.No
     entry : torch.fx.Node
     nodes : sequence of torch.fx.Node
         What is left of the segment, in topological order.
+
+    Returns
+    -------
+    torch.fx.Node
+        What computes the value of the last node now.
     """
     needs = _halo_needs(nodes)
     halo = {
@@ -41,8 +46,10 @@ def move_padding(captured: fx.GraphModule, entry: fx.Node, nodes: Sequence[fx.No
         border = need if source is entry else _minus(need, halo[source])
         if border != NO_PADDING:
             _pad_between(captured, source, user, border)
+    exit = entry
     for node in nodes:
-        _unpad(captured, node)
+        exit = _unpad(captured, node)
+    return exit
 
 
 def _halo_needs(nodes: Sequence[fx.Node]) -> Needs:
@@ -66,31 +73,25 @@ def _pad_between(captured: fx.GraphModule, source: fx.Node, user: fx.Node, borde
     user.replace_input_with(source, padded)
 
 
-def _unpad(captured: fx.GraphModule, node: fx.Node) -> None:
-    """Take away a node's own padding, which its input has now."""
+def _unpad(captured: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Take away a node's own padding, which its input has now; return what stands for it."""
     found = operation(node)
     if found.kind is Kind.PAD:
-        node.replace_all_uses_with(sources_of(node)[0])
+        (source,) = sources_of(node)
+        node.replace_all_uses_with(source)
         captured.graph.erase_node(node)
-    elif found.kind is Kind.POOL:
-        _unpad_pool(captured, node, found)
+        return source
+    if found.kind is Kind.POOL:
+        source, window = sources_of(node)[0], found.window
+        node.op, node.target = "call_function", F.avg_pool2d
+        node.args, node.kwargs = (source, window.kernel_size, window.stride), {}
+        annotate(node, _unpadded(found), [source])
     elif found.kind is Kind.LAYER:
         module = layer_module(captured, node)
         if isinstance(module, nn.Conv2d):
             module.padding = (0, 0)
             annotate(node, _unpadded(found))
-
-
-def _unpad_pool(captured: fx.GraphModule, node: fx.Node, found: Operation) -> None:
-    window = found.window
-    with captured.graph.inserting_before(node):
-        pooled = captured.graph.call_function(
-            F.avg_pool2d, (sources_of(node)[0], window.kernel_size, window.stride)
-        )
-    pooled.meta.update(node.meta)
-    annotate(pooled, _unpadded(found), [sources_of(node)[0]])
-    node.replace_all_uses_with(pooled)
-    captured.graph.erase_node(node)
+    return node
 
 
 def _unpadded(found: Operation) -> Operation:

@@ -44,6 +44,7 @@ from layermerge.values import (
     channels_of,
     is_channels_last,
     operation,
+    set_channels_last,
     side_of,
     sources_of,
 )
@@ -155,6 +156,7 @@ class _Segment:
             self.merged.get_submodule(parent).add_module(own, module.to(dtype))
         value = self.written[-1]
         value.meta.update(self.exit.meta)
+        set_channels_last(value, is_channels_last(self.exit))
         annotate(value, Operation(Kind.LAYER, "conv2d"), value.all_input_nodes[:1])
         self.exit.replace_all_uses_with(value)
         for node in reversed(self.nodes):

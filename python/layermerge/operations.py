@@ -52,7 +52,8 @@ def classify(captured: fx.GraphModule, remove: Collection[str] = ("activation",)
 
 def removable_kinds(remove: Collection[str]) -> frozenset[Kind]:
     """What the words of `remove` stand for."""
-    words = (remove,) if isinstance(remove, str) else tuple(remove)
+    is_one = isinstance(remove, str) or not isinstance(remove, Collection)
+    words: tuple[Any, ...] = (remove,) if is_one else tuple(remove)
     for word in words:
         if word not in REMOVABLE:
             raise InputError(

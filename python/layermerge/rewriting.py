@@ -154,7 +154,7 @@ class _Writer:
         self._remove(nodes, left)
         exit = self.nodes[segment.exit]
         remaining = region_between(entry, exit) if exit is not entry else ()
-        move_padding(self.captured, entry, remaining)
+        exit = move_padding(self.captured, entry, remaining)
         if exit is not entry:
             last = self._append(exit, planned, norm, norm_is_channels_last=is_last)
             self.nodes[segment.exit] = last

@@ -179,11 +179,18 @@ class _SegmentRun:
 
 def _tolerance(network: nn.Module) -> float:
     """What rounding may add in the network's own precision: 0.25 in bfloat16, 0.03 in float16."""
-    return max(FLOAT32_TOLERANCE, 32 * torch.finfo(next(network.parameters()).dtype).eps)
+    return max(FLOAT32_TOLERANCE, 32 * torch.finfo(_sample(network).dtype).eps)
+
+
+def _sample(network: nn.Module) -> Tensor:
+    """A tensor of the network's precision and device: an input, where every layer was dropped."""
+    inputs = example_tensors(rewriting_of(network).plan.inputs, torch.device("cpu")).values()
+    floating = (value for value in inputs if value.is_floating_point())
+    return next(network.parameters(), next(floating, torch.zeros(())))
 
 
 def _random_arguments(network: fx.GraphModule) -> tuple[Any, ...]:
-    weight = next(network.parameters())
+    weight = _sample(network)
     named = example_tensors(rewriting_of(network).plan.inputs, weight.device, seed=0)
     typed = {
         name: value.to(weight.dtype) if value.is_floating_point() else value
