@@ -60,14 +60,14 @@ bool LabelSearch::expand(const Bounds& bounds, const Target& target, const Limit
             ++cut_;
             const LaneLabel& onwards = bounds.suffixes()[std::size_t(cut_)];
             const BoundLines lines = bound_lines(bounds, onwards, target);
-            complete &= from_start_.extend(cut_, on, &lines, limits.width);
+            complete &= from_start_.extend(cut_, on, &lines, limits.width, interrupt);
         } else {
             --end;
             const LaneLabel& onwards = bounds.prefixes()[std::size_t(end)];
             const BoundLines lines = bound_lines(bounds, onwards, target);
-            complete &= from_end_.extend(end, back, &lines, limits.width);
+            complete &= from_end_.extend(end, back, &lines, limits.width, interrupt);
         }
-        interrupt.work(64 + 8 * more);
+        interrupt.work(64);
     }
     return complete;
 }
