@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <span>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
 
+#include "cell_array.hpp"
 #include "max_plus.hpp"
 #include "text.hpp"
 
@@ -83,6 +83,7 @@ class BinnedTable {
 
     void fill(Interrupt& interrupt);
     std::vector<std::size_t> best_path(Interrupt& interrupt) const;
+    std::size_t updates() const { return updates_; }
 
  private:
     // The step from a position and a bin to the last position: over fewest arcs, then least id.
@@ -121,7 +122,7 @@ class BinnedTable {
         return std::span(arcs_).subspan(first, first_[std::size_t(head) + 1] - first);
     }
     double* cell(const Row& row, std::int64_t bin) const {
-        return cells_.get() + std::ptrdiff_t(row.offset) + (bin - row.begin());
+        return cells_.data() + std::ptrdiff_t(row.offset) + (bin - row.begin());
     }
 
     const Problem& problem_;
@@ -129,7 +130,7 @@ class BinnedTable {
     std::vector<BinnedArc> arcs_;  // by (head, tail)
     std::vector<std::size_t> first_;
     std::vector<Row> rows_;
-    std::unique_ptr<double[]> cells_;
+    CellArray cells_;
     std::vector<MaxPlusTerm> terms_;
     std::vector<LateTerm> late_terms_;
     std::size_t updates_ = 0;
@@ -218,7 +219,7 @@ void BinnedTable::lay_out_rows() {
             row.offset + std::size_t(row.end() - row.begin());  // at most 2^24 times 2^63 / bin_ns
         if (cells > limit) refuse_size();
     }
-    cells_ = std::make_unique_for_overwrite<double[]>(cells);
+    cells_ = CellArray(cells);
 }
 
 void BinnedTable::refuse_size() const {
@@ -284,7 +285,8 @@ void BinnedTable::fill_rising(std::int32_t head, std::int64_t begin, std::int64_
         const std::int64_t most = block_of(max_updates / terms) + block;
         const std::int64_t next = late == late_terms_.end() ? end : late->from;
         const std::int64_t last = std::min(next, first + most);
-        max_plus(best, cells_.get(), terms_, std::size_t(first - begin), std::size_t(last - begin));
+        max_plus(best, cells_.data(), terms_, std::size_t(first - begin),
+                 std::size_t(last - begin));
         updates_ += terms_.size() * std::size_t(last - first);
         interrupt.work(std::size_t(terms * (last - first)) / 8);
         first = last;
@@ -359,14 +361,14 @@ std::vector<std::size_t> BinnedTable::best_path(Interrupt& interrupt) const {
 
 }  // namespace
 
-Path solve_binned(const Problem& problem, std::int64_t budget_ns, const BinnedOptions& options,
-                  Interrupt interrupt) {
+BinnedSolution solve_binned(const Problem& problem, std::int64_t budget_ns,
+                            const BinnedOptions& options, Interrupt interrupt) {
     if (budget_ns < 0) throw std::invalid_argument(text("budget_ns must be >= 0, got ", budget_ns));
     if (options.bin_ns < 1)
         throw std::invalid_argument(text("bin_ns must be >= 1, got ", options.bin_ns));
     BinnedTable table(problem, budget_ns, options, interrupt);
     table.fill(interrupt);
-    return problem.path(table.best_path(interrupt));
+    return {problem.path(table.best_path(interrupt)), table.updates()};
 }
 
 }  // namespace layermerge
