@@ -6,6 +6,8 @@
 #include <memory>
 #include <new>
 
+#include "huge_pages.hpp"
+
 namespace layermerge {
 
 // What a partial path costs and earns, in nanoseconds and in units of value: exact integers.
@@ -53,6 +55,8 @@ class LabelArray {
         static_cast<void>(labels_.release());
         labels_.reset(moved);
         capacity_ = capacity;
+        if (capacity * sizeof(Label) >= 4 * huge_page_bytes)
+            prefer_huge_pages(moved, capacity * sizeof(Label));
     }
 
     std::unique_ptr<Label, Free> labels_;

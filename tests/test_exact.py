@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from families import FAMILIES, extreme_latencies_ns, family
+from interrupting import assert_stops_at_once, no_sigint
 from layermerge import _core
 from layermerge.errors import InfeasibleError, InputError
 from oracles import Arcs, arcs_of, best_path, random_arcs
@@ -206,35 +203,15 @@ def test_solves_in_threads_agree():
     assert [together[k] for k in range(4)] == [alone] * 4
 
 
-INTERRUPTED_SOLVE = """
-import signal
-import numpy as np
-from layermerge import _core
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
-random = np.random.default_rng(0)
-head = np.repeat(np.arange(1, 100_001, dtype=np.int32), 30)
-tail = np.maximum(head - random.integers(1, 9, head.size).astype(np.int32), 0)
-tail[::30] = head[::30] - 1
-latency_ns = random.integers(1, 10**6, head.size)
-problem = _core.Problem(tail, head, latency_ns, latency_ns / 1e6 + 0.1)
-print("solving", flush=True)
-try:
-    _core.solve_exact(problem, [int(k * 10**8) for k in range(100, 200)])
-    print("solved", flush=True)
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a single process")
+@no_sigint
 def test_ctrl_c_stops_a_solve_at_once():
-    with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED_SOLVE], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "solving\n"
-        time.sleep(0.3)
-        began = time.perf_counter()
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "interrupted\n"
-        # Within 0.2 s of work; more here, for busy machines.
-        assert time.perf_counter() - began < 1.0
+    assert_stops_at_once(
+        """
+        head = np.repeat(np.arange(1, 100_001, dtype=np.int32), 30)
+        tail = np.maximum(head - random.integers(1, 9, head.size).astype(np.int32), 0)
+        tail[::30] = head[::30] - 1
+        latency_ns = random.integers(1, 10**6, head.size)
+        problem = _core.Problem(tail, head, latency_ns, latency_ns / 1e6 + 0.1)
+        """,
+        "_core.solve_exact(problem, [int(k * 10**8) for k in range(100, 200)])",
+    )

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 
 from families import FAMILIES, extreme_latencies_ns, family
+from interrupting import assert_stops_at_once, no_sigint
 from layermerge import _core
 from layermerge.errors import InputError
 from oracles import all_paths
@@ -65,3 +66,16 @@ def test_an_approximation_keeps_its_error(options):
 def test_more_labels_than_memory_are_refused():
     with pytest.raises(InputError, match="give epsilon > 0 or max_points"):
         _core.frontier(problem_of(family("easy", 40, window=5, options=3)), memory_limit_bytes=999)
+
+
+@no_sigint
+def test_ctrl_c_stops_a_huge_merge_at_once():
+    # Each layer doubles the labels, up to tens of millions.
+    assert_stops_at_once(
+        """
+        tail = np.repeat(np.arange(30, dtype=np.int32), 2)
+        latency_ns = np.stack([np.zeros(30, dtype=np.int64), 1 << np.arange(30)]).T.ravel()
+        problem = _core.Problem(tail, tail + 1, latency_ns, latency_ns * 1.0)
+        """,
+        "_core.frontier(problem, memory_limit_bytes=2**62)",
+    )
