@@ -45,11 +45,15 @@ Frontier all_points(const Problem& problem, const FrontierOptions& options, Inte
         interrupt.work(in.size());
     }
     Frontier points;
-    for (std::size_t k = 0; k < lists.size(last); ++k) {
-        const Label label = lists.label(last, k);
-        points.latency_ns.push_back(label.latency_ns);
-        points.value.push_back(double(label.value) * unit);
-    }
+    points.latency_ns.reserve(lists.size(last));
+    points.value.reserve(lists.size(last));
+    interrupt.in_stretches(lists.size(last), 8, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t k = begin; k < end; ++k) {
+            const Label label = lists.label(last, k);
+            points.latency_ns.push_back(label.latency_ns);
+            points.value.push_back(double(label.value) * unit);
+        }
+    });
     return points;
 }
 
