@@ -55,6 +55,7 @@ CORRELATED_SIZES = [(32, 8, 4), (100, 16, 3), (300, 16, 3)]
 CASES = (
     [(name, 0, 0, 0) for name in PAPER]
     + [(name, *size) for name in ("easy", "noisy", "ties") for size in SIZES]
+    + [("easy", 10_000, 32, 12)]
     + [("correlated", *size) for size in CORRELATED_SIZES]
 )
 

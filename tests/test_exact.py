@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+import sysconfig
 import threading
 
 import numpy as np
@@ -11,7 +13,7 @@ from families import FAMILIES, extreme_latencies_ns, family
 from interrupting import assert_stops_at_once, no_sigint
 from layermerge import _core
 from layermerge.errors import InfeasibleError, InputError
-from oracles import Arcs, arcs_of, best_path, random_arcs
+from oracles import Arcs, arcs_of, best_path, binned_values, random_arcs
 from test_binned import problems
 
 
@@ -101,6 +103,18 @@ def test_large_problems_equal_the_recurrence_over_single_units():
             assert found.ties_resolved
             assert found.value == pytest.approx(value, rel=1e-12)
             assert found.arcs.tolist() == path.tolist()
+
+
+def test_a_search_with_many_labels_equals_the_recurrence_over_single_units():
+    arcs = random_arcs(4, 60, window=6, max_ns=2000)
+    arcs = Arcs(arcs.tail, arcs.head, arcs.latency_ns, arcs.latency_ns / 1024 + arcs.value / 1e5)
+    least, most = extreme_latencies_ns(arcs)
+    for budget_ns in (least + (most - least) // 8, least + (most - least) // 3):
+        found = solved(arcs, budget_ns)
+        check_path(arcs, found, budget_ns)
+        assert found.labels > 100_000
+        assert found.optimal
+        assert found.value == pytest.approx(binned_values(arcs, budget_ns, 1, "up")[-1], rel=1e-12)
 
 
 def test_many_budgets_give_what_each_gives_alone():
@@ -201,6 +215,13 @@ def test_solves_in_threads_agree():
     for thread in threads:
         thread.join()
     assert [together[k] for k in range(4)] == [alone] * 4
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs a free-threaded CPython"
+)
+def test_a_free_threaded_interpreter_stays_so():
+    assert not sys._is_gil_enabled()
 
 
 @no_sigint

@@ -8,7 +8,7 @@ from families import FAMILIES, extreme_latencies_ns, family
 from interrupting import assert_stops_at_once, no_sigint
 from layermerge import _core
 from layermerge.errors import InputError
-from oracles import all_paths
+from oracles import Arcs, all_paths, binned_values, random_arcs
 from test_binned import problems
 
 
@@ -49,6 +49,21 @@ def test_at_every_budget_it_is_what_a_solve_finds(name):
         point = np.searchsorted(latency_ns, budget_ns, side="right") - 1
         assert found.value == pytest.approx(value[point], rel=1e-12)
         assert found.latency_ns == latency_ns[point] or name == "correlated"
+
+
+@pytest.mark.parametrize("scale", [1, 2**40])
+def test_merges_of_many_labels_equal_the_recurrence_over_single_units(scale):
+    tail, head, latency_ns, value = random_arcs(2, 60, window=8, parallel=6, max_ns=500).columns()
+    arcs = Arcs(tail, head, latency_ns, latency_ns / 64 + value)
+    most = extreme_latencies_ns(arcs)[1]
+    wide = Arcs(tail, head, latency_ns * scale, arcs.value)
+    latency_ns, value, _ = _core.frontier(problem_of(wide))
+    expected = np.maximum.accumulate(binned_values(arcs, most, 1, "up"))
+    points = np.searchsorted(latency_ns, np.arange(most + 1) * scale, side="right") - 1
+    assert (points[np.isinf(expected)] == -1).all()
+    reached = points >= 0
+    assert value[points[reached]] == pytest.approx(expected[reached], rel=1e-12, abs=1e-12)
+    assert len(value) > 1500
 
 
 @pytest.mark.parametrize("options", [{"epsilon": 0.05}, {"max_points": 12}])
