@@ -1,6 +1,6 @@
 """Draw the results of test_solver.py: time against entries and against positions, log-log.
 
-python benchmarks/plot_solver.py benchmarks/results/2026-11-24-solver.csv docs/images/solver-scaling.svg
+python benchmarks/plot_solver.py RESULTS.csv docs/images/solver-scaling.svg
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "binned_arcs.hpp"
 #include "cell_array.hpp"
 #include "max_plus.hpp"
 #include "text.hpp"
@@ -27,11 +28,6 @@ constexpr std::int64_t max_updates = 1 << 24;  // milliseconds of work between i
 
 std::int64_t block_of(std::int64_t bin) {
     return bin / block * block;
-}
-
-std::int64_t in_bins(std::int64_t ns, const BinnedOptions& options) {
-    const bool partial = options.rounding == Rounding::up && ns % options.bin_ns != 0;
-    return ns / options.bin_ns + (partial ? 1 : 0);
 }
 
 // A position's row covers the bins at which some path from 0 arrives and from which some path uses
@@ -63,20 +59,14 @@ struct Extremes {
     }
 };
 
-struct BinnedArc {
-    std::int32_t tail;
-    std::int32_t id;
-    std::int64_t bins;
-    double value;
-    std::size_t index;  // in the problem's order
-};
-
 class BinnedTable {
  public:
     BinnedTable(const Problem& problem, std::int64_t budget_ns, const BinnedOptions& options,
                 Interrupt& interrupt)
-        : problem_(problem), options_(options), rows_(std::size_t(problem.last_position()) + 1) {
-        gather_arcs(interrupt);
+        : problem_(problem),
+          options_(options),
+          arcs_(problem, options, interrupt),
+          rows_(std::size_t(problem.last_position()) + 1) {
         set_bounds(budget_ns);
         lay_out_rows();
     }
@@ -105,8 +95,6 @@ class BinnedTable {
         MaxPlusTerm term;
     };
 
-    void gather_arcs(Interrupt& interrupt);
-    void drop_dominated(std::size_t begin);
     void set_bounds(std::int64_t budget_ns);
     void lay_out_rows();
     [[noreturn]] void refuse_budget(std::int64_t budget_ns, std::int64_t least_bins) const;
@@ -117,18 +105,13 @@ class BinnedTable {
     void gather_terms(std::int32_t head, std::int64_t begin, std::int64_t end);
     void add_steps_into(std::int32_t head, Steps& steps, Interrupt& interrupt) const;
 
-    std::span<const BinnedArc> arcs_into(std::int32_t head) const {
-        const std::size_t first = first_[std::size_t(head)];
-        return std::span(arcs_).subspan(first, first_[std::size_t(head) + 1] - first);
-    }
     double* cell(const Row& row, std::int64_t bin) const {
         return cells_.data() + std::ptrdiff_t(row.offset) + (bin - row.begin());
     }
 
     const Problem& problem_;
     const BinnedOptions& options_;
-    std::vector<BinnedArc> arcs_;  // by (head, tail)
-    std::vector<std::size_t> first_;
+    const BinnedArcs arcs_;
     std::vector<Row> rows_;
     CellArray cells_;
     std::vector<MaxPlusTerm> terms_;
@@ -136,51 +119,15 @@ class BinnedTable {
     std::size_t updates_ = 0;
 };
 
-void BinnedTable::gather_arcs(Interrupt& interrupt) {
-    arcs_.reserve(problem_.arc_count());
-    first_ = {0, 0};
-    for (std::int32_t j = 1; j <= problem_.last_position(); ++j) {
-        const IncomingArcs in = problem_.incoming(j);
-        std::size_t pair = arcs_.size();
-        for (std::size_t a = 0; a < in.size(); ++a) {
-            arcs_.push_back({in.tail[a], in.id[a], in_bins(in.latency_ns[a], options_), in.value[a],
-                             problem_.first_incoming(j) + a});
-            if (a + 1 < in.size() && in.tail[a + 1] == in.tail[a]) continue;
-            drop_dominated(pair);
-            pair = arcs_.size();
-        }
-        first_.push_back(arcs_.size());
-        interrupt.work(32 * in.size());  // divisions and sorting
-    }
-}
-
-// Of parallel arcs, only those of more value than every arc of as few bins can be on the best path.
-void BinnedTable::drop_dominated(std::size_t begin) {
-    const auto first = arcs_.begin() + std::ptrdiff_t(begin);
-    std::sort(first, arcs_.end(), [](const BinnedArc& a, const BinnedArc& b) {
-        return std::tie(a.bins, b.value, a.id) < std::tie(b.bins, a.value, b.id);
-    });
-    double best = nothing;
-    const auto dominated = [&best](const BinnedArc& arc) {
-        if (arc.value <= best) return true;
-        best = arc.value;
-        return false;
-    };
-    auto kept = first;
-    for (auto arc = first; arc != arcs_.end(); ++arc)
-        if (!dominated(*arc)) *kept++ = *arc;
-    arcs_.erase(kept, arcs_.end());
-}
-
 void BinnedTable::set_bounds(std::int64_t budget_ns) {
     const std::int32_t last = problem_.last_position();
     std::vector<Extremes> to(rows_.size()), from(rows_.size());
     to.front().least = from.back().least = 0;
     for (std::int32_t j = 1; j <= last; ++j)
-        for (const BinnedArc& arc : arcs_into(j))
+        for (const BinnedArc& arc : arcs_.into(j))
             to[std::size_t(j)].extend(to[std::size_t(arc.tail)], arc.bins);
     for (std::int32_t j = last; j >= 1; --j)
-        for (const BinnedArc& arc : arcs_into(j))
+        for (const BinnedArc& arc : arcs_.into(j))
             from[std::size_t(arc.tail)].extend(from[std::size_t(j)], arc.bins);
     // A budget beyond the slowest path buys nothing.
     const std::int64_t budget = std::min(budget_ns / options_.bin_ns, to.back().most);
@@ -297,7 +244,7 @@ void BinnedTable::fill_rising(std::int32_t head, std::int64_t begin, std::int64_
 void BinnedTable::gather_terms(std::int32_t head, std::int64_t begin, std::int64_t end) {
     terms_.clear();
     late_terms_.clear();
-    for (const BinnedArc& arc : arcs_into(head)) {
+    for (const BinnedArc& arc : arcs_.into(head)) {
         const Row& before = rows_[std::size_t(arc.tail)];
         if (before.empty()) continue;
         // before.high + bins >= row.high, as the tail is at most this arc further from the end.
@@ -317,7 +264,7 @@ void BinnedTable::gather_terms(std::int32_t head, std::int64_t begin, std::int64
 void BinnedTable::add_steps_into(std::int32_t head, Steps& steps, Interrupt& interrupt) const {
     const Row& row = rows_[std::size_t(head)];
     const std::vector<Step>& onwards = steps[std::size_t(head)];
-    for (const BinnedArc& arc : arcs_into(head)) {
+    for (const BinnedArc& arc : arcs_.into(head)) {
         const Row& before = rows_[std::size_t(arc.tail)];
         if (before.empty()) continue;
         for (const Step& step : onwards) {

@@ -107,14 +107,12 @@ def _in_terms_of_tables(message: str) -> str:
 def _from_arrays(
     latency_ns: ArrayLike, importance: ArrayLike, start: ArrayLike, end: ArrayLike
 ) -> tuple[LatencyTable, NDArray[np.float64]]:
-    columns = [
-        _column(name, values)
-        for name, values in (("start", start), ("end", end), ("latency", latency_ns))
-    ]
-    rows = len(columns[0])
+    starts, ends = _column("start", start), _column("end", end)
+    rows = len(starts)
     ones = np.ones((rows, 2), dtype=np.int32)
-    entries = Entries(*columns[:2], 0 * ones, ones, np.zeros(rows, dtype=np.bool_))
-    table = LatencyTable(entries, columns[2], np.zeros(rows, dtype=np.int64))
+    entries = Entries(starts, ends, 0 * ones, ones, np.zeros(rows, dtype=np.bool_))
+    spread = np.zeros(rows, dtype=np.int64)
+    table = LatencyTable(entries, _column("latency", latency_ns), spread)
     values = _column("importance", importance)
     return table, frozen_array("importance", values, np.float64, (rows,))
 
