@@ -13,13 +13,15 @@ namespace layermerge {
 constexpr std::size_t huge_page_bytes = std::size_t{1} << 21;
 
 // Asks for the memory to lie in huge pages, which the system hands out, and takes back, a few
-// hundred times faster than as many small ones. A wish: it may be refused, to no harm.
+// hundred times faster than as many small ones. A wish: it may be refused, to no harm. Whole pages
+// around the memory are named, so that what is one mapping stays one, which realloc can move.
 inline void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t bytes) {
 #if defined(__linux__)
+    constexpr std::uintptr_t page = 4096;
     const auto begin = reinterpret_cast<std::uintptr_t>(memory);
-    const std::uintptr_t first = (begin + huge_page_bytes - 1) / huge_page_bytes * huge_page_bytes;
-    const std::uintptr_t end = (begin + bytes) / huge_page_bytes * huge_page_bytes;
-    if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+    const std::uintptr_t first = begin / page * page;
+    const std::uintptr_t end = (begin + bytes + page - 1) / page * page;
+    madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
 #endif
 }
 

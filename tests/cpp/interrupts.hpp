@@ -7,6 +7,13 @@
 
 #include "interrupt.hpp"
 
+// Checks are 0.05 s apart, and no more than 0.1 s; sanitised, memory that grows is copied.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr double most_unchecked_seconds = 1;
+#else
+constexpr double most_unchecked_seconds = 0.1;
+#endif
+
 // Whether the computation ends by what the check throws.
 template <class Compute>
 bool is_stopped(Compute compute) {
