@@ -14,6 +14,9 @@ test: $(VENV)/.test  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.dev  ## run the benchmarks
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/bench
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/bench --target binned_speed
+	build/bench/binned_speed
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
 
 lint: $(VENV)/.dev  ## check style, Python and C++

@@ -1,7 +1,8 @@
 """Solve one problem with a peer, in a process of its own: OR-tools and HiGHS clash in one.
 
-python benchmarks/peers.py highs|cp_sat|numpy_dp PROBLEM.npz BUDGET_NS LIMIT_SECONDS
-prints a JSON object with the value, the seconds and whether it is proven optimal.
+python benchmarks/peers.py highs|cp_sat|numpy_dp|python_dp PROBLEM.npz BUDGET_NS LIMIT_SECONDS
+prints a JSON object with the value, the seconds and whether it is proven optimal. The dynamic
+programmes count in `BINS` bins of the budget, rounded up.
 """
 
 from __future__ import annotations
@@ -72,12 +73,18 @@ def cp_sat(tail, head, latency_ns, value, budget_ns, limit_seconds):
     return solver.objective_value / scale, seconds, status == cp_model.OPTIMAL
 
 
-def numpy_dp(tail, head, latency_ns, value, budget_ns, limit_seconds):
-    bins = 10_000
+BINS = {"numpy_dp": 10_000, "python_dp": 1_000}
+
+
+def in_bins(latency_ns, budget_ns, bins):
     width_ns = max(1, budget_ns // bins)
-    needed = -(-latency_ns // width_ns)
-    count = budget_ns // width_ns + 1
+    return -(-latency_ns // width_ns), budget_ns // width_ns + 1
+
+
+def numpy_dp(tail, head, latency_ns, value, budget_ns, limit_seconds):
+    """One vector operation for each arc."""
     began = perf_counter()
+    needed, count = in_bins(latency_ns, budget_ns, BINS["numpy_dp"])
     best = np.full((int(head.max()) + 1, count), -np.inf)
     best[0] = 0
     for arc in np.argsort(head, kind="stable").tolist():
@@ -88,7 +95,26 @@ def numpy_dp(tail, head, latency_ns, value, budget_ns, limit_seconds):
     return float(best[-1, -1]), perf_counter() - began, False
 
 
-PEERS = {"highs": highs, "cp_sat": cp_sat, "numpy_dp": numpy_dp}
+def python_dp(tail, head, latency_ns, value, budget_ns, limit_seconds):
+    """The recurrence as it is written, cell by cell."""
+    began = perf_counter()
+    needed, count = in_bins(latency_ns, budget_ns, BINS["python_dp"])
+    arcs_into = [[] for _ in range(int(head.max()) + 1)]
+    rows = (tail.tolist(), head.tolist(), needed.tolist(), value.tolist())
+    for i, j, bins, worth in zip(*rows, strict=True):
+        arcs_into[j].append((i, bins, worth))
+    best = [[0.0] * count]
+    for arcs in arcs_into[1:]:
+        row = [float("-inf")] * count
+        for t in range(count):
+            for i, bins, worth in arcs:
+                if bins <= t and best[i][t - bins] + worth > row[t]:
+                    row[t] = best[i][t - bins] + worth
+        best.append(row)
+    return best[-1][-1], perf_counter() - began, False
+
+
+PEERS = {"highs": highs, "cp_sat": cp_sat, "numpy_dp": numpy_dp, "python_dp": python_dp}
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <span>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
 
+#include "binned_arcs.hpp"
+#include "cell_array.hpp"
 #include "max_plus.hpp"
 #include "text.hpp"
 
@@ -18,24 +19,32 @@ namespace {
 constexpr std::int64_t unreachable = std::numeric_limits<std::int64_t>::max();
 constexpr double nothing = -std::numeric_limits<double>::infinity();
 
-constexpr std::int64_t tile = 2048;      // 16 KiB: stays in the first-level cache over all arcs
-constexpr std::size_t max_terms = 4096;  // a few milliseconds of work between interrupts
+// Bins are filled tile by tile over all positions, so that the rows that a tile reads, a few tiles
+// of as many positions as an arc spans, are still in the second-level cache.
+constexpr std::int64_t tile = 4096;
+constexpr std::int64_t block = std::int64_t{max_plus_block};
+static_assert(tile % block == 0);
+constexpr std::int64_t max_updates = 1 << 24;  // milliseconds of work between interrupts
 
-std::int64_t in_bins(std::int64_t ns, const BinnedOptions& options) {
-    const bool partial = options.rounding == Rounding::up && ns % options.bin_ns != 0;
-    return ns / options.bin_ns + (partial ? 1 : 0);
+std::int64_t block_of(std::int64_t bin) {
+    return bin / block * block;
 }
 
 // A position's row covers the bins at which some path from 0 arrives and from which some path uses
 // up the budget: [max(least_to, budget - most_from), budget - least_from]. From `flat` on, its
-// cells are equal: every path has arrived.
+// cells are equal: every path has arrived. It is stored in whole blocks, behind one block of minus
+// infinity: whole blocks can be computed from any others, and what is below `low` counts for
+// nothing above.
 struct Row {
     std::int64_t low = 0;
     std::int64_t high = -1;
     std::int64_t flat = 0;
-    std::size_t offset = 0;
+    std::size_t offset = 0;  // of the cell of bin begin()
 
-    std::size_t size() const { return high < low ? 0 : std::size_t(high - low) + 1; }
+    bool empty() const { return high < low; }
+    std::int64_t begin() const { return block_of(low); }
+    std::int64_t end() const { return block_of(high) + block; }
+    std::int64_t rising_end() const { return block_of(std::min(high, flat)) + block; }
 };
 
 // Bins on the fastest and on the slowest path between a position and an end of the axis.
@@ -50,26 +59,21 @@ struct Extremes {
     }
 };
 
-struct BinnedArc {
-    std::int32_t tail;
-    std::int32_t id;
-    std::int64_t bins;
-    double value;
-    std::size_t index;  // in the problem's order
-};
-
 class BinnedTable {
  public:
     BinnedTable(const Problem& problem, std::int64_t budget_ns, const BinnedOptions& options,
                 Interrupt& interrupt)
-        : problem_(problem), options_(options), rows_(std::size_t(problem.last_position()) + 1) {
-        gather_arcs(interrupt);
+        : problem_(problem),
+          options_(options),
+          arcs_(problem, options, interrupt),
+          rows_(std::size_t(problem.last_position()) + 1) {
         set_bounds(budget_ns);
         lay_out_rows();
     }
 
     void fill(Interrupt& interrupt);
     std::vector<std::size_t> best_path(Interrupt& interrupt) const;
+    std::size_t updates() const { return updates_; }
 
  private:
     // The step from a position and a bin to the last position: over fewest arcs, then least id.
@@ -85,77 +89,45 @@ class BinnedTable {
     };
     using Steps = std::vector<std::vector<Step>>;  // by position, then by bin
 
-    void gather_arcs(Interrupt& interrupt);
-    void drop_dominated(std::size_t begin);
+    // A term that counts from a later bin of the tile on.
+    struct LateTerm {
+        std::int64_t from;
+        MaxPlusTerm term;
+    };
+
     void set_bounds(std::int64_t budget_ns);
     void lay_out_rows();
     [[noreturn]] void refuse_budget(std::int64_t budget_ns, std::int64_t least_bins) const;
     [[noreturn]] void refuse_size() const;
-    void fill_tile(std::int32_t head, std::int64_t begin, std::int64_t end, Interrupt& interrupt);
+    std::int64_t tile_width(std::int64_t span) const;
+    void fill_rows(std::int64_t begin, std::int64_t end, Interrupt& interrupt);
+    void fill_rising(std::int32_t head, std::int64_t begin, std::int64_t end, Interrupt& interrupt);
+    void gather_terms(std::int32_t head, std::int64_t begin, std::int64_t end);
     void add_steps_into(std::int32_t head, Steps& steps, Interrupt& interrupt) const;
 
-    std::span<const BinnedArc> arcs_into(std::int32_t head) const {
-        const std::size_t first = first_[std::size_t(head)];
-        return std::span(arcs_).subspan(first, first_[std::size_t(head) + 1] - first);
-    }
     double* cell(const Row& row, std::int64_t bin) const {
-        return cells_.get() + row.offset + std::size_t(bin - row.low);
+        return cells_.data() + std::ptrdiff_t(row.offset) + (bin - row.begin());
     }
 
     const Problem& problem_;
     const BinnedOptions& options_;
-    std::vector<BinnedArc> arcs_;  // by (head, tail)
-    std::vector<std::size_t> first_;
+    const BinnedArcs arcs_;
     std::vector<Row> rows_;
-    std::unique_ptr<double[]> cells_;
-    std::vector<MaxPlusTerm> whole_tile_;
+    CellArray cells_;
+    std::vector<MaxPlusTerm> terms_;
+    std::vector<LateTerm> late_terms_;
+    std::size_t updates_ = 0;
 };
-
-void BinnedTable::gather_arcs(Interrupt& interrupt) {
-    arcs_.reserve(problem_.arc_count());
-    first_ = {0, 0};
-    for (std::int32_t j = 1; j <= problem_.last_position(); ++j) {
-        const IncomingArcs in = problem_.incoming(j);
-        std::size_t pair = arcs_.size();
-        for (std::size_t a = 0; a < in.size(); ++a) {
-            arcs_.push_back({in.tail[a], in.id[a], in_bins(in.latency_ns[a], options_), in.value[a],
-                             problem_.first_incoming(j) + a});
-            if (a + 1 < in.size() && in.tail[a + 1] == in.tail[a]) continue;
-            drop_dominated(pair);
-            pair = arcs_.size();
-        }
-        first_.push_back(arcs_.size());
-        interrupt.work(32 * in.size());  // divisions and sorting
-    }
-}
-
-// Of parallel arcs, only those of more value than every arc of as few bins can be on the best path.
-void BinnedTable::drop_dominated(std::size_t begin) {
-    const auto first = arcs_.begin() + std::ptrdiff_t(begin);
-    std::sort(first, arcs_.end(), [](const BinnedArc& a, const BinnedArc& b) {
-        return std::tie(a.bins, b.value, a.id) < std::tie(b.bins, a.value, b.id);
-    });
-    double best = nothing;
-    const auto dominated = [&best](const BinnedArc& arc) {
-        if (arc.value <= best) return true;
-        best = arc.value;
-        return false;
-    };
-    auto kept = first;
-    for (auto arc = first; arc != arcs_.end(); ++arc)
-        if (!dominated(*arc)) *kept++ = *arc;
-    arcs_.erase(kept, arcs_.end());
-}
 
 void BinnedTable::set_bounds(std::int64_t budget_ns) {
     const std::int32_t last = problem_.last_position();
     std::vector<Extremes> to(rows_.size()), from(rows_.size());
     to.front().least = from.back().least = 0;
     for (std::int32_t j = 1; j <= last; ++j)
-        for (const BinnedArc& arc : arcs_into(j))
+        for (const BinnedArc& arc : arcs_.into(j))
             to[std::size_t(j)].extend(to[std::size_t(arc.tail)], arc.bins);
     for (std::int32_t j = last; j >= 1; --j)
-        for (const BinnedArc& arc : arcs_into(j))
+        for (const BinnedArc& arc : arcs_.into(j))
             from[std::size_t(arc.tail)].extend(from[std::size_t(j)], arc.bins);
     // A budget beyond the slowest path buys nothing.
     const std::int64_t budget = std::min(budget_ns / options_.bin_ns, to.back().most);
@@ -188,16 +160,19 @@ void BinnedTable::lay_out_rows() {
     const std::size_t limit = options_.memory_limit_bytes / sizeof(double);
     std::size_t cells = 0;
     for (Row& row : rows_) {
-        row.offset = cells;
-        cells += row.size();  // at most 2^24 rows of at most 2^63 / bin_ns cells
+        if (row.empty()) continue;
+        row.offset = cells + std::size_t(block);
+        cells =
+            row.offset + std::size_t(row.end() - row.begin());  // at most 2^24 times 2^63 / bin_ns
         if (cells > limit) refuse_size();
     }
-    cells_ = std::make_unique_for_overwrite<double[]>(cells);
+    cells_ = CellArray(cells);
 }
 
 void BinnedTable::refuse_size() const {
     double bytes = 0;
-    for (const Row& row : rows_) bytes += double(row.size()) * sizeof(double);
+    for (const Row& row : rows_)
+        if (!row.empty()) bytes += (double(row.high) - double(row.low) + block) * sizeof(double);
     const double limit = double(std::max<std::size_t>(options_.memory_limit_bytes, 1));
     throw std::invalid_argument(text(
         "the binned solver's table would take ", bytes / 1e6, " MB, above memory_limit_bytes = ",
@@ -206,42 +181,82 @@ void BinnedTable::refuse_size() const {
 }
 
 void BinnedTable::fill(Interrupt& interrupt) {
-    std::fill_n(cells_.get(), rows_.front().size(), 0.0);
+    std::int64_t begin = unreachable, end = 0;
+    for (const Row& row : rows_) {
+        if (row.empty()) continue;
+        std::fill_n(cell(row, row.begin() - block), block, nothing);
+        begin = std::min(begin, row.begin());
+        end = std::max(end, row.end());
+    }
+    const Row& origin = rows_.front();
+    std::fill(cell(origin, origin.begin()), cell(origin, origin.low), nothing);
+    std::fill(cell(origin, origin.low), cell(origin, origin.end()), 0.0);
+    const std::int64_t width = tile_width(end - begin);
+    for (; begin < end; begin += width) fill_rows(begin, begin + width, interrupt);
+}
+
+// Whole rows at once where tiles would find next to nothing: short rows along a long diagonal.
+std::int64_t BinnedTable::tile_width(std::int64_t span) const {
+    double visits = 0, row_tiles = 0;
+    for (const Row& row : rows_) {
+        visits += double(span / tile + 1);
+        if (!row.empty()) row_tiles += double((row.end() - row.begin()) / tile + 1);
+    }
+    return visits > 32 * row_tiles ? span : tile;
+}
+
+void BinnedTable::fill_rows(std::int64_t begin, std::int64_t end, Interrupt& interrupt) {
     for (std::int32_t j = 1; j <= problem_.last_position(); ++j) {
         const Row& row = rows_[std::size_t(j)];
-        if (row.size() == 0) continue;
-        const std::int64_t rising_end = std::min(row.high, row.flat) + 1;
-        for (std::int64_t begin = row.low; begin < rising_end; begin += tile) {
-            const std::int64_t end = std::min(begin + tile, rising_end);
-            fill_tile(j, begin, end, interrupt);
-        }
-        std::fill(cell(row, rising_end), cell(row, row.high + 1), *cell(row, rising_end - 1));
+        if (row.empty() || row.begin() >= end || row.end() <= begin) continue;
+        const std::int64_t rising_end = std::min(row.rising_end(), end);
+        const std::int64_t first = std::max(row.begin(), begin);
+        if (first < rising_end) fill_rising(j, first, rising_end, interrupt);
+        const std::int64_t flat = std::max(first, rising_end), row_end = std::min(row.end(), end);
+        if (flat < row_end)
+            std::fill(cell(row, flat), cell(row, row_end), *cell(row, row.rising_end() - 1));
+        interrupt.work(std::size_t(row_end - first));
     }
 }
 
-void BinnedTable::fill_tile(std::int32_t head, std::int64_t begin, std::int64_t end,
-                            Interrupt& interrupt) {
-    const std::size_t count = std::size_t(end - begin);
-    double* best = cell(rows_[std::size_t(head)], begin);
-    std::fill_n(best, count, nothing);
-    whole_tile_.clear();
-    for (const BinnedArc& arc : arcs_into(head)) {
-        const Row& before = rows_[std::size_t(arc.tail)];
-        if (before.size() == 0) continue;
-        interrupt.work(count);
-        // before.high + bins >= row.high, as the tail is at most this arc further from the end.
-        const std::int64_t from = std::max(begin, before.low + arc.bins);
-        if (from == begin)
-            whole_tile_.push_back({cell(before, begin - arc.bins), arc.value});
-        else if (from < end)
-            max_plus(best + (from - begin), {cell(before, from - arc.bins), arc.value},
-                     std::size_t(end - from));
-        if (whole_tile_.size() == max_terms) {
-            max_plus(best, whole_tile_, count);
-            whole_tile_.clear();
-        }
+// Whole blocks [begin, end) of a row, in stretches over which the same terms count.
+void BinnedTable::fill_rising(std::int32_t head, std::int64_t begin, std::int64_t end,
+                              Interrupt& interrupt) {
+    gather_terms(head, begin, end);
+    double* const best = cell(rows_[std::size_t(head)], begin);
+    auto late = late_terms_.begin();
+    for (std::int64_t first = begin; first < end;) {
+        for (; late != late_terms_.end() && late->from <= first; ++late)
+            terms_.push_back(late->term);
+        const auto terms = std::int64_t(terms_.size()) + 1;
+        const std::int64_t most = block_of(max_updates / terms) + block;
+        const std::int64_t next = late == late_terms_.end() ? end : late->from;
+        const std::int64_t last = std::min(next, first + most);
+        max_plus(best, cells_.data(), terms_, std::size_t(first - begin),
+                 std::size_t(last - begin));
+        updates_ += terms_.size() * std::size_t(last - first);
+        interrupt.work(std::size_t(terms * (last - first)) / 8);
+        first = last;
     }
-    max_plus(best, whole_tile_, count);
+}
+
+// The terms that count somewhere in the tile: those that do all over it, and the others.
+void BinnedTable::gather_terms(std::int32_t head, std::int64_t begin, std::int64_t end) {
+    terms_.clear();
+    late_terms_.clear();
+    for (const BinnedArc& arc : arcs_.into(head)) {
+        const Row& before = rows_[std::size_t(arc.tail)];
+        if (before.empty()) continue;
+        // before.high + bins >= row.high, as the tail is at most this arc further from the end.
+        const std::int64_t from = block_of(before.low + arc.bins);
+        const std::int64_t offset = std::int64_t(before.offset) + begin - arc.bins - before.begin();
+        if (from <= begin)
+            terms_.push_back({offset, arc.value});
+        else if (from < end)
+            late_terms_.push_back({from, {offset, arc.value}});
+    }
+    std::sort(late_terms_.begin(), late_terms_.end(),
+              [](const LateTerm& a, const LateTerm& b) { return a.from < b.from; });
 }
 
 // Extends every step list at the arcs' tails by the arcs that attain the head's cells exactly: the
@@ -249,16 +264,16 @@ void BinnedTable::fill_tile(std::int32_t head, std::int64_t begin, std::int64_t 
 void BinnedTable::add_steps_into(std::int32_t head, Steps& steps, Interrupt& interrupt) const {
     const Row& row = rows_[std::size_t(head)];
     const std::vector<Step>& onwards = steps[std::size_t(head)];
-    for (const BinnedArc& arc : arcs_into(head)) {
+    for (const BinnedArc& arc : arcs_.into(head)) {
         const Row& before = rows_[std::size_t(arc.tail)];
-        if (before.size() == 0) continue;
+        if (before.empty()) continue;
         for (const Step& step : onwards) {
             const std::int64_t bin = step.bin - arc.bins;
             if (bin >= before.low && *cell(before, bin) + arc.value == *cell(row, step.bin))
                 steps[std::size_t(arc.tail)].push_back(
                     {bin, step.arcs_to_go + 1, arc.id, arc.index, arc.bins, head});
         }
-        interrupt.work(onwards.size());
+        interrupt.work(4 * onwards.size());
     }
 }
 
@@ -293,14 +308,14 @@ std::vector<std::size_t> BinnedTable::best_path(Interrupt& interrupt) const {
 
 }  // namespace
 
-Path solve_binned(const Problem& problem, std::int64_t budget_ns, const BinnedOptions& options,
-                  Interrupt interrupt) {
+BinnedSolution solve_binned(const Problem& problem, std::int64_t budget_ns,
+                            const BinnedOptions& options, Interrupt interrupt) {
     if (budget_ns < 0) throw std::invalid_argument(text("budget_ns must be >= 0, got ", budget_ns));
     if (options.bin_ns < 1)
         throw std::invalid_argument(text("bin_ns must be >= 1, got ", options.bin_ns));
     BinnedTable table(problem, budget_ns, options, interrupt);
     table.fill(interrupt);
-    return problem.path(table.best_path(interrupt));
+    return {problem.path(table.best_path(interrupt)), table.updates()};
 }
 
 }  // namespace layermerge

@@ -19,6 +19,10 @@ struct BinnedOptions {
     std::size_t memory_limit_bytes = std::size_t{2} << 30;
 };
 
+struct BinnedSolution : Path {
+    std::size_t updates = 0;  // cells compared: bins of arcs
+};
+
 // The paper's dynamic programme over latency bins: the path of largest value whose latency, counted
 // in bins, is at most floor(budget_ns / bin_ns). O(arcs x bins) time, O(positions x bins) memory.
 //
@@ -29,7 +33,7 @@ struct BinnedOptions {
 //
 // Throws InfeasibleError, and std::invalid_argument for a budget < 0, a bin < 1 or tables larger
 // than the memory limit.
-Path solve_binned(const Problem& problem, std::int64_t budget_ns, const BinnedOptions& options,
-                  Interrupt interrupt = {});
+BinnedSolution solve_binned(const Problem& problem, std::int64_t budget_ns,
+                            const BinnedOptions& options, Interrupt interrupt = {});
 
 }  // namespace layermerge

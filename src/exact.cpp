@@ -66,7 +66,7 @@ void ExactSolver::start(std::int64_t budget_ns, Interrupt& interrupt) {
     solution_ = {};
     best_.clear();
     Incumbent incumbent(bounds_);
-    incumbent.cross_positions();
+    incumbent.cross_positions(interrupt);
     if (const auto path = incumbent.path()) take(*path);
     if (best_.empty()) take(fastest_path(problem_, interrupt));
 }

@@ -39,17 +39,21 @@ Frontier all_points(const Problem& problem, const FrontierOptions& options, Inte
         steps.clear();
         for (std::size_t a = 0; a < in.size(); ++a)
             steps.push_back({in.tail[a], {in.latency_ns[a], std::llrint(in.value[a] / unit)}});
-        const std::size_t made = lists.reachable(steps);
-        if (lists.stored() + made > most_labels) refuse_size(options);
-        lists.extend(j, steps, nullptr, std::numeric_limits<std::size_t>::max());
-        interrupt.work(16 * made);
+        if (lists.stored() > most_labels ||
+            !lists.extend(j, steps, nullptr, most_labels - lists.stored(), interrupt))
+            refuse_size(options);
+        interrupt.work(in.size());
     }
     Frontier points;
-    for (std::size_t k = 0; k < lists.size(last); ++k) {
-        const Label label = lists.label(last, k);
-        points.latency_ns.push_back(label.latency_ns);
-        points.value.push_back(double(label.value) * unit);
-    }
+    points.latency_ns.reserve(lists.size(last));
+    points.value.reserve(lists.size(last));
+    interrupt.in_stretches(lists.size(last), 8, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t k = begin; k < end; ++k) {
+            const Label label = lists.label(last, k);
+            points.latency_ns.push_back(label.latency_ns);
+            points.value.push_back(double(label.value) * unit);
+        }
+    });
     return points;
 }
 
@@ -64,7 +68,12 @@ struct Point {
 struct Gap {
     Point lower, higher;
     std::int64_t budget_ns;
+    bool may_be_step = false;  // nothing new was found at its middle
 
+    std::int64_t next_budget_ns() const {
+        return may_be_step ? higher.latency_ns - 1
+                           : budget_ns + (higher.latency_ns - budget_ns) / 2;
+    }
     double error() const { return higher.upper_bound - lower.value; }
     bool closed() const { return budget_ns + 1 >= higher.latency_ns; }
     bool operator<(const Gap& other) const {
@@ -100,14 +109,16 @@ class Bisection {
         if (!gap.closed() && gap.higher.value > gap.lower.value) gaps_.push(gap);
     }
 
+    // At the middle of the budgets; if that finds nothing new, just below the higher point: a true
+    // step of the frontier takes two solves to prove.
     void divide() {
         const Gap gap = gaps_.top();
         gaps_.pop();
-        const std::int64_t budget_ns = gap.budget_ns + (gap.higher.latency_ns - gap.budget_ns) / 2;
+        const std::int64_t budget_ns = gap.next_budget_ns();
         const Point middle = add(budget_ns);
         if (middle.value <= gap.lower.value) {
             points_.pop_back();
-            open({gap.lower, gap.higher, budget_ns});
+            open({gap.lower, gap.higher, budget_ns, true});
         } else {
             open({gap.lower, middle, gap.budget_ns});
             open({middle, gap.higher, budget_ns});

@@ -24,8 +24,11 @@ std::optional<std::size_t> connecting(const Options& options, std::size_t pair,
 
 }  // namespace
 
-void Incumbent::cross_positions() {
-    for (std::int32_t j = 0; j <= bounds_.all().last_position(); ++j) join(j, j, none, 0, 0);
+void Incumbent::cross_positions(Interrupt& interrupt) {
+    for (std::int32_t j = 0; j <= bounds_.all().last_position(); ++j) {
+        join(j, j, none, 0, 0);
+        interrupt.work(lanes * lanes);
+    }
 }
 
 void Incumbent::insert(std::int32_t tail, std::int32_t head, std::size_t arc) {

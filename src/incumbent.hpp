@@ -17,7 +17,7 @@ class Incumbent {
     explicit Incumbent(const Bounds& bounds) : bounds_(bounds) {}
 
     // Tries all prefixes and suffixes that meet at a position.
-    void cross_positions();
+    void cross_positions(Interrupt& interrupt);
     // Tries those that an arc connects, of this index in the problem's order.
     void insert(std::int32_t tail, std::int32_t head, std::size_t arc);
 

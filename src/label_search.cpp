@@ -60,25 +60,27 @@ bool LabelSearch::expand(const Bounds& bounds, const Target& target, const Limit
             ++cut_;
             const LaneLabel& onwards = bounds.suffixes()[std::size_t(cut_)];
             const BoundLines lines = bound_lines(bounds, onwards, target);
-            complete &= from_start_.extend(cut_, on, &lines, limits.width);
+            complete &= from_start_.extend(cut_, on, &lines, limits.width, interrupt);
         } else {
             --end;
             const LaneLabel& onwards = bounds.prefixes()[std::size_t(end)];
             const BoundLines lines = bound_lines(bounds, onwards, target);
-            complete &= from_end_.extend(end, back, &lines, limits.width);
+            complete &= from_end_.extend(end, back, &lines, limits.width, interrupt);
         }
-        interrupt.work(64 + 8 * more);
+        interrupt.work(64);
     }
     return complete;
 }
 
 // For each label before the arc, the slowest after it that the budget allows is of most value.
-void LabelSearch::join(const UnitArc& arc, std::int64_t budget_ns) {
+void LabelSearch::join(const UnitArc& arc, std::int64_t budget_ns, Interrupt& interrupt) {
     std::size_t after = from_end_.size(arc.head);
     for (std::size_t b = 0; b < from_start_.size(arc.tail) && after > 0; ++b) {
         const Label before = from_start_.label(arc.tail, b);
         const std::int64_t left = budget_ns - before.latency_ns - arc.by.latency_ns;
-        while (after > 0 && from_end_.label(arc.head, after - 1).latency_ns > left) --after;
+        for (; after > 0 && from_end_.label(arc.head, after - 1).latency_ns > left; --after)
+            interrupt.work(4);
+        interrupt.work(4);
         if (after == 0) return;
         const Label rest = from_end_.label(arc.head, after - 1);
         const Label total{before.latency_ns + arc.by.latency_ns + rest.latency_ns,
@@ -111,10 +113,7 @@ LabelSearch::Outcome LabelSearch::run(const Bounds& bounds, const Target& target
     outcome.complete = expand(bounds, target, limits, interrupt);
     if (!outcome.complete && limits.width >= limits.labels) return outcome;
     for (const UnitArc& arc : arcs_)
-        if (arc.tail <= cut_ && arc.head > cut_) {
-            interrupt.work(8 * (from_start_.size(arc.tail) + from_end_.size(arc.head)));
-            join(arc, target.budget_ns);
-        }
+        if (arc.tail <= cut_ && arc.head > cut_) join(arc, target.budget_ns, interrupt);
     if (meetings_.empty()) return outcome;
     outcome.best = best_;
     outcome.path = path(interrupt);

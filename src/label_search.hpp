@@ -48,7 +48,7 @@ class LabelSearch {
 
     bool expand(const Bounds& bounds, const Target& target, const Limits& limits,
                 Interrupt& interrupt);
-    void join(const UnitArc& arc, std::int64_t budget_ns);
+    void join(const UnitArc& arc, std::int64_t budget_ns, Interrupt& interrupt);
     std::vector<std::size_t> path(Interrupt& interrupt);
 
     std::span<const UnitArc> arcs_;

@@ -1,10 +1,23 @@
 #include "labels.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
+#include <utility>
 
 namespace layermerge {
 namespace {
+
+constexpr std::int64_t latest = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t nothing = std::numeric_limits<std::int64_t>::min();
+
+constexpr std::size_t window_labels = 1 << 15;  // half a megabyte
+constexpr std::size_t least_floored = 1 << 11;
+constexpr int floor_bits = 12;  // 32 KiB
+
+bool is_faster(const Label& label, std::int64_t latency_ns) {
+    return label.latency_ns < latency_ns;
+}
 
 Label sum(const Label& a, const Label& b) {
     return {a.latency_ns + b.latency_ns, a.value + b.value};
@@ -40,7 +53,8 @@ class Slack {
 
 void LabelLists::start(std::int32_t positions, std::int32_t origin) {
     lists_.assign(std::size_t(positions), {});
-    labels_.assign(1, {});
+    labels_.clear();
+    labels_.add({0, 0});
     lists_[std::size_t(origin)] = {0, 1, {}};
 }
 
@@ -51,57 +65,135 @@ std::size_t LabelLists::reachable(std::span<const Step> steps) const {
 }
 
 bool LabelLists::extend(std::int32_t position, std::span<const Step> steps, const BoundLines* lines,
-                        std::size_t width) {
-    const Step* only = nullptr;
-    std::size_t live = 0;
-    for (const Step& step : steps)
-        if (list(step.from).count > 0) only = &step, ++live;
-    if (live == 0) return true;
+                        std::size_t width, Interrupt& interrupt) {
+    start_runs(steps);
+    if (runs_.empty()) return true;
     List& extended = lists_[std::size_t(position)];
-    if (live == 1) {
-        const List& from = list(only->from);
-        extended = {from.begin, from.count, sum(from.by, only->by)};
+    if (runs_.size() == 1) {
+        extended = {runs_[0].next, runs_[0].end - runs_[0].next, runs_[0].by};
         return true;
     }
-    gathered_.clear();
-    runs_.clear();
-    for (const Step& step : steps)
-        if (list(step.from).count > 0)
-            gather(list(step.from), sum(list(step.from).by, step.by), lines);
-    merge_runs();
-    const bool complete = gathered_.size() <= width;
-    if (!complete) thin(lines, width);
-    extended = {labels_.size(), gathered_.size(), {}};
-    labels_.insert(labels_.end(), gathered_.begin(), gathered_.end());
+    const std::size_t begin = labels_.size();
+    const bool complete = merge_all(lines, width, interrupt);
+    if (!complete && lines) thin(begin, *lines, width);
+    extended = {begin, labels_.size() - begin, {}};
     return complete;
 }
 
-void LabelLists::gather(const List& from, const Label& by, const BoundLines* lines) {
-    const std::span<const Label> labels = std::span(labels_).subspan(from.begin, from.count);
-    if (lines) {
-        Slack least(*lines);
-        for (const Label& each : labels) {
-            const Label label = sum(each, by);
-            if (least.of(label) >= 0) gathered_.push_back(label);
-        }
-    } else {
-        for (const Label& each : labels) gathered_.push_back(sum(each, by));
+void LabelLists::start_runs(std::span<const Step> steps) {
+    runs_.clear();
+    for (const Step& step : steps) {
+        const List& from = list(step.from);
+        if (from.count == 0) continue;
+        runs_.push_back({from.begin, from.begin, from.begin + from.count, sum(from.by, step.by)});
     }
-    if (gathered_.size() > (runs_.empty() ? 0 : runs_.back())) runs_.push_back(gathered_.size());
+}
+
+// Window by window, appended to the labels. False if there are more than `width`.
+bool LabelLists::merge_all(const BoundLines* lines, std::size_t width, Interrupt& interrupt) {
+    std::size_t labels = 0;
+    std::int64_t low_ns = latest, high_ns = 0, most = nothing;
+    for (const Run& run : runs_) {
+        labels += run.end - run.next;
+        low_ns = std::min(low_ns, labels_[run.next].latency_ns + run.by.latency_ns);
+        high_ns = std::max(high_ns, labels_[run.end - 1].latency_ns + run.by.latency_ns);
+    }
+    const std::size_t windows = labels / window_labels + 1, begin = labels_.size();
+    const std::int64_t span_ns = (high_ns - low_ns) / std::int64_t(windows) + 1;
+    for (std::int64_t begin_ns = low_ns; begin_ns <= high_ns;) {
+        const std::int64_t end_ns = high_ns - begin_ns < span_ns ? latest : begin_ns + span_ns;
+        const std::size_t inside = open_window(end_ns);
+        const bool floored = inside >= least_floored;
+        if (floored) set_floor(begin_ns, std::min(end_ns, high_ns), most);
+        gathered_.clear();
+        ends_.clear();
+        for (Run& run : runs_) {
+            const std::size_t before = gathered_.size();
+            floored ? gather_above_floor(run, begin_ns) : gather(run);
+            if (lines) drop_hopeless(before, *lines);
+            if (gathered_.size() > before) ends_.push_back(gathered_.size());
+            run.next = run.stop;
+        }
+        merge_gathered();
+        most = append_gathered(most);
+        interrupt.work(64 + 8 * inside);
+        if (!lines && labels_.size() - begin > width) return false;
+        if (end_ns == latest) break;
+        begin_ns = end_ns;
+    }
+    return labels_.size() - begin <= width;
+}
+
+// Labels of latencies below the end of the window.
+std::size_t LabelLists::open_window(std::int64_t end_ns) {
+    std::size_t inside = 0;
+    for (Run& run : runs_) {
+        const std::int64_t stored_ns = end_ns - run.by.latency_ns;
+        const Label* const stop = std::lower_bound(labels_.data() + run.next,
+                                                   labels_.data() + run.end, stored_ns, is_faster);
+        run.stop = std::size_t(stop - labels_.data());
+        inside += run.stop - run.next;
+    }
+    return inside;
+}
+
+// Of each stretch of 2^shift nanoseconds, the most that a label of an earlier one is worth.
+void LabelLists::set_floor(std::int64_t begin_ns, std::int64_t end_ns, std::int64_t most) {
+    const auto span_ns = std::uint64_t(end_ns - begin_ns);
+    floor_shift_ = std::max(0, int(std::bit_width(span_ns)) - floor_bits);
+    floor_.assign(std::size_t(span_ns >> floor_shift_) + 1, nothing);
+    for (const Run& run : runs_)
+        for (std::size_t k = run.next; k < run.stop; ++k) {
+            const Label label = sum(labels_[k], run.by);
+            std::int64_t& floor =
+                floor_[std::size_t((label.latency_ns - begin_ns) >> floor_shift_)];
+            floor = std::max(floor, label.value);
+        }
+    for (std::int64_t& floor : floor_) most = std::max(most, std::exchange(floor, most));
+}
+
+void LabelLists::gather(const Run& run) {
+    Label* out = gathered_.room(run.stop - run.next);
+    for (std::size_t k = run.next; k < run.stop; ++k) *out++ = sum(labels_[k], run.by);
+    gathered_.added(run.stop - run.next);
+}
+
+void LabelLists::gather_above_floor(const Run& run, std::int64_t begin_ns) {
+    Label* const first = gathered_.room(run.stop - run.next);
+    Label* out = first;
+    for (std::size_t k = run.next; k < run.stop; ++k) {
+        const Label label = sum(labels_[k], run.by);
+        *out = label;
+        out += label.value > floor_[std::size_t((label.latency_ns - begin_ns) >> floor_shift_)];
+    }
+    gathered_.added(std::size_t(out - first));
+}
+
+// Of the labels gathered from `begin` on, keeps those worth extending.
+void LabelLists::drop_hopeless(std::size_t begin, const BoundLines& lines) {
+    Slack least(lines);
+    Label* const labels = gathered_.data();
+    std::size_t kept = begin;
+    for (std::size_t k = begin; k < gathered_.size(); ++k) {
+        const Label label = labels[k];
+        labels[kept] = label;
+        kept += least.of(label) >= 0;
+    }
+    gathered_.truncate(kept);
 }
 
 // Merges neighbouring runs until one is left.
-void LabelLists::merge_runs() {
-    while (runs_.size() > 1) {
+void LabelLists::merge_gathered() {
+    while (ends_.size() > 1) {
         merged_.clear();
-        std::vector<std::size_t> ends;
-        for (std::size_t r = 0; r < runs_.size(); r += 2) {
-            const std::size_t begin = r == 0 ? 0 : runs_[r - 1];
-            merge(begin, runs_[r], runs_[std::min(r + 1, runs_.size() - 1)]);
-            ends.push_back(merged_.size());
+        merged_ends_.clear();
+        for (std::size_t r = 0; r < ends_.size(); r += 2) {
+            const std::size_t begin = r == 0 ? 0 : ends_[r - 1];
+            merge(begin, ends_[r], ends_[std::min(r + 1, ends_.size() - 1)]);
+            merged_ends_.push_back(merged_.size());
         }
-        runs_.swap(ends);
-        gathered_.swap(merged_);
+        std::swap(ends_, merged_ends_);
+        std::swap(gathered_, merged_);
     }
 }
 
@@ -110,42 +202,54 @@ void LabelLists::merge(std::size_t begin, std::size_t middle, std::size_t end) {
     const Label* const a_end = gathered_.data() + middle;
     const Label* b = a_end;
     const Label* const b_end = gathered_.data() + end;
-    const std::size_t before = merged_.size();
-    merged_.resize(before + (end - begin));
-    Label* out = merged_.data() + before;
-    std::int64_t most = std::numeric_limits<std::int64_t>::min();
+    Label* const first = merged_.room(end - begin);
+    Label* out = first;
+    std::int64_t most = nothing;
     const auto take = [&](const Label& label) {
         *out = label;
         out += label.value > most;
         most = std::max(most, label.value);
     };
     while (a != a_end && b != b_end) {
-        const bool first = a->latency_ns < b->latency_ns ||
-                           (a->latency_ns == b->latency_ns && a->value >= b->value);
-        take(first ? *a : *b);
-        a += first;
-        b += !first;
+        const bool earlier = a->latency_ns < b->latency_ns ||
+                             (a->latency_ns == b->latency_ns && a->value >= b->value);
+        take(earlier ? *a : *b);
+        a += earlier;
+        b += !earlier;
     }
     while (a != a_end) take(*a++);
     while (b != b_end) take(*b++);
-    merged_.resize(std::size_t(out - merged_.data()));
+    merged_.added(std::size_t(out - first));
 }
 
-// Of each stretch of as many labels, the one of largest bound.
-void LabelLists::thin(const BoundLines* lines, std::size_t width) {
-    const std::size_t count = gathered_.size();
-    std::size_t kept = 0;
-    Slack least(*lines);
+// Appends the gathered labels that are worth more than any earlier one; returns the most so far.
+std::int64_t LabelLists::append_gathered(std::int64_t most) {
+    Label* const first = labels_.room(gathered_.size());
+    Label* out = first;
+    for (std::size_t k = 0; k < gathered_.size(); ++k) {
+        *out = gathered_[k];
+        out += gathered_[k].value > most;
+        most = std::max(most, gathered_[k].value);
+    }
+    labels_.added(std::size_t(out - first));
+    return most;
+}
+
+// Of each stretch of as many labels, from `begin` on, the one of largest bound.
+void LabelLists::thin(std::size_t begin, const BoundLines& lines, std::size_t width) {
+    Label* const labels = labels_.data() + begin;
+    const std::size_t count = labels_.size() - begin;
+    Slack least(lines);
     for (std::size_t w = 0; w < width; ++w) {
         double most = -std::numeric_limits<double>::infinity();
         Label best{};
         for (std::size_t k = count * w / width; k < count * (w + 1) / width; ++k) {
-            const double bound = least.of(gathered_[k]);
-            if (bound > most) most = bound, best = gathered_[k];
+            const double bound = least.of(labels[k]);
+            if (bound > most) most = bound, best = labels[k];
         }
-        gathered_[kept++] = best;
+        labels[w] = best;
     }
-    gathered_.resize(kept);
+    labels_.truncate(begin + width);
 }
 
 Label LabelLists::label(std::int32_t position, std::size_t index) const {
@@ -156,11 +260,10 @@ Label LabelLists::label(std::int32_t position, std::size_t index) const {
 bool LabelLists::contains(std::int32_t position, Label label) const {
     const List& at = list(position);
     const Label stored{label.latency_ns - at.by.latency_ns, label.value - at.by.value};
-    const std::span<const Label> labels = std::span(labels_).subspan(at.begin, at.count);
-    const auto found = std::lower_bound(
-        labels.begin(), labels.end(), stored,
-        [](const Label& a, const Label& b) { return a.latency_ns < b.latency_ns; });
-    return found != labels.end() && *found == stored;
+    const Label* const begin = labels_.data() + at.begin;
+    const Label* const end = begin + at.count;
+    const Label* const found = std::lower_bound(begin, end, stored.latency_ns, is_faster);
+    return found != end && *found == stored;
 }
 
 }  // namespace layermerge

@@ -7,17 +7,10 @@
 #include <vector>
 
 #include "interrupt.hpp"
+#include "label_array.hpp"
 #include "lanes.hpp"
 
 namespace layermerge {
-
-// What a partial path costs and earns, in nanoseconds and in units of value: exact integers.
-struct Label {
-    std::int64_t latency_ns;
-    std::int64_t value;
-
-    bool operator==(const Label&) const = default;
-};
 
 // An arc as one end of a list of labels sees it: labels at `from` lead on, grown by `by`.
 struct Step {
@@ -45,6 +38,11 @@ struct BoundLines {
 };
 
 // Of each position, the labels that no other dominates, by rising latency and value.
+//
+// The labels that lead to a position are merged window by window of latencies, so that what is
+// merged is in the cache. In a window, a first look at all labels gives for each of many short
+// stretches of latency the most that any faster label is worth, the floor; only labels above it,
+// about one in ten of those that many steps lead to, are merged at all.
 class LabelLists {
  public:
     // One label at the origin, none elsewhere.
@@ -54,9 +52,10 @@ class LabelLists {
     std::size_t reachable(std::span<const Step> steps) const;
 
     // Lists the labels at a position: extended from lists that are complete, bounded if lines are
-    // given, and thinned to at most `width`. False if a label worth extending may be missing.
+    // given, and at most `width`: thinned if lines are given, else broken off. False if a label
+    // worth extending may be missing.
     bool extend(std::int32_t position, std::span<const Step> steps, const BoundLines* lines,
-                std::size_t width);
+                std::size_t width, Interrupt& interrupt);
 
     std::size_t size(std::int32_t position) const { return list(position).count; }
     Label label(std::int32_t position, std::size_t index) const;
@@ -71,16 +70,32 @@ class LabelLists {
         Label by{};
     };
 
+    // Labels of one list grown by one step; those of the window are [next, stop).
+    struct Run {
+        std::size_t next, stop, end;
+        Label by;
+    };
+
     const List& list(std::int32_t position) const { return lists_[std::size_t(position)]; }
-    void gather(const List& from, const Label& by, const BoundLines* lines);
-    void merge_runs();
+    void start_runs(std::span<const Step> steps);
+    bool merge_all(const BoundLines* lines, std::size_t width, Interrupt& interrupt);
+    std::size_t open_window(std::int64_t end_ns);
+    void set_floor(std::int64_t begin_ns, std::int64_t end_ns, std::int64_t most);
+    void gather(const Run& run);
+    void gather_above_floor(const Run& run, std::int64_t begin_ns);
+    void drop_hopeless(std::size_t begin, const BoundLines& lines);
+    void merge_gathered();
     void merge(std::size_t begin, std::size_t middle, std::size_t end);
-    void thin(const BoundLines* lines, std::size_t width);
+    std::int64_t append_gathered(std::int64_t most);
+    void thin(std::size_t begin, const BoundLines& lines, std::size_t width);
 
     std::vector<List> lists_;
-    std::vector<Label> labels_;
-    std::vector<Label> gathered_, merged_;
-    std::vector<std::size_t> runs_;  // where each sorted run of the gathered labels ends
+    LabelArray labels_;
+    std::vector<Run> runs_;
+    LabelArray gathered_, merged_;
+    std::vector<std::size_t> ends_, merged_ends_;  // of each sorted run of the gathered labels
+    std::vector<std::int64_t> floor_;
+    int floor_shift_ = 0;
 };
 
 }  // namespace layermerge

@@ -4,6 +4,7 @@
 
 // One binary runs everywhere and uses the widest vectors the machine has.
 #if defined(__x86_64__) && defined(__linux__) && !defined(LAYERMERGE_NO_DISPATCH)
+#define LAYERMERGE_DISPATCHES
 #define LAYERMERGE_DISPATCH __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define LAYERMERGE_DISPATCH

@@ -1,47 +1,70 @@
 #include "max_plus.hpp"
 
+#include <cstring>
+#include <limits>
+
 #include "lanes.hpp"
 
 namespace layermerge {
 namespace {
 
-// Eight doubles that may lie anywhere.
-typedef double AnyLanes __attribute__((vector_size(64), aligned(alignof(double)), may_alias));
+// As many doubles as fill a register.
+typedef double Two __attribute__((vector_size(16)));
+typedef double Four __attribute__((vector_size(32)));
+typedef double Eight __attribute__((vector_size(64)));
 
-constexpr std::size_t block = 4 * lanes;
-
-}  // namespace
-
-LAYERMERGE_DISPATCH void max_plus(double* __restrict best, MaxPlusTerm term, std::size_t count) {
-    const double* __restrict before = term.before;
-    for (std::size_t t = 0; t < count; ++t) {
-        const double sum = before[t] + term.value;
-        best[t] = sum > best[t] ? sum : best[t];
+// Keeps `width` registers of cells over all terms: one load, addition and maximum for each.
+template <class Register, std::size_t width>
+[[gnu::always_inline]] inline void fill_blocks(double* best, const double* cells,
+                                               std::span<const MaxPlusTerm> terms,
+                                               std::size_t begin, std::size_t end) {
+    constexpr std::size_t held = sizeof(Register) / sizeof(double), step = width * held;
+    static_assert(max_plus_block % step == 0);
+    constexpr double nothing = -std::numeric_limits<double>::infinity();
+    for (std::size_t t = begin; t < end; t += step) {
+        Register most[width];
+        for (std::size_t w = 0; w < width; ++w) most[w] = nothing - Register{};
+        for (const MaxPlusTerm& term : terms) {
+            const double* const from = cells + term.offset + std::ptrdiff_t(t);
+            for (std::size_t w = 0; w < width; ++w) {
+                Register sum;
+                std::memcpy(&sum, from + w * held, sizeof(sum));
+                sum += term.value;
+                most[w] = sum > most[w] ? sum : most[w];
+            }
+        }
+        for (std::size_t w = 0; w < width; ++w)
+            std::memcpy(best + t + w * held, &most[w], sizeof(most[w]));
     }
 }
 
-LAYERMERGE_DISPATCH void max_plus(double* best, std::span<const MaxPlusTerm> terms,
-                                  std::size_t count) {
-    const std::size_t blocks_end = count - count % block;
-    for (std::size_t t = 0; t < blocks_end; t += block) {
-        AnyLanes* const into = reinterpret_cast<AnyLanes*>(best + t);
-        AnyLanes best_0 = into[0], best_1 = into[1], best_2 = into[2], best_3 = into[3];
-        for (const MaxPlusTerm& term : terms) {
-            const AnyLanes* const before = reinterpret_cast<const AnyLanes*>(term.before + t);
-            const AnyLanes sum_0 = before[0] + term.value, sum_1 = before[1] + term.value;
-            const AnyLanes sum_2 = before[2] + term.value, sum_3 = before[3] + term.value;
-            best_0 = sum_0 > best_0 ? sum_0 : best_0;
-            best_1 = sum_1 > best_1 ? sum_1 : best_1;
-            best_2 = sum_2 > best_2 ? sum_2 : best_2;
-            best_3 = sum_3 > best_3 ? sum_3 : best_3;
-        }
-        into[0] = best_0, into[1] = best_1, into[2] = best_2, into[3] = best_3;
-    }
-    for (const MaxPlusTerm& term : terms)
-        for (std::size_t t = blocks_end; t < count; ++t) {
-            const double sum = term.before[t] + term.value;
-            best[t] = sum > best[t] ? sum : best[t];
-        }
+// Of the 32 registers of 64 bytes, or 16 of 32 bytes, or 16 or more of 16 bytes, half hold cells.
+#if defined(LAYERMERGE_DISPATCHES)
+__attribute__((target("avx512f"))) void fill(double* best, const double* cells,
+                                             std::span<const MaxPlusTerm> terms, std::size_t begin,
+                                             std::size_t end) {
+    fill_blocks<Eight, 8>(best, cells, terms, begin, end);
+}
+
+__attribute__((target("avx2"))) void fill(double* best, const double* cells,
+                                          std::span<const MaxPlusTerm> terms, std::size_t begin,
+                                          std::size_t end) {
+    fill_blocks<Four, 8>(best, cells, terms, begin, end);
+}
+
+__attribute__((target("default")))
+#endif
+void fill(double* best, const double* cells, std::span<const MaxPlusTerm> terms, std::size_t begin,
+          std::size_t end) {
+    fill_blocks<Two, 8>(best, cells, terms, begin, end);
+}
+
+}  // namespace
+
+// Callers elsewhere would bind to the default: they do not see that there are others.
+void max_plus(double* best, const double* cells, std::span<const MaxPlusTerm> terms,
+              std::size_t begin, std::size_t end) {
+    fill(best, cells, terms, begin, end);
 }
 
 }  // namespace layermerge

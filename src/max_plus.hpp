@@ -5,15 +5,17 @@
 
 namespace layermerge {
 
+// Cells are computed in whole blocks: as many as a few rounds of vector registers hold.
+constexpr std::size_t max_plus_block = 64;
+
 struct MaxPlusTerm {
-    const double* before;
+    std::ptrdiff_t offset;
     double value;
 };
 
-// best[t] = max(best[t], before[t] + value) for t < count; no term may overlap best.
-void max_plus(double* best, MaxPlusTerm term, std::size_t count);
-
-// The same for all terms at once, with best kept in registers.
-void max_plus(double* best, std::span<const MaxPlusTerm> terms, std::size_t count);
+// best[t] = max over terms of cells[offset + t] + value, for t in [begin, end), a whole number of
+// blocks; minus infinity without terms. What is read and what is written must not overlap.
+void max_plus(double* best, const double* cells, std::span<const MaxPlusTerm> terms,
+              std::size_t begin, std::size_t end);
 
 }  // namespace layermerge

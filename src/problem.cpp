@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <numeric>
 
 #include "text.hpp"
@@ -12,41 +13,56 @@ namespace {
 
 constexpr std::int64_t unreached = std::numeric_limits<std::int64_t>::max();
 
-void check_arcs(std::span<const std::int32_t> tail, std::span<const std::int32_t> head,
-                std::span<const std::int64_t> latency_ns, std::span<const double> value) {
-    const std::size_t arcs = tail.size();
-    if (head.size() != arcs || latency_ns.size() != arcs || value.size() != arcs)
+using Order = std::unique_ptr<std::int32_t[]>;
+
+void check_sizes(std::size_t tail, std::size_t head, std::size_t latency_ns, std::size_t value) {
+    if (head != tail || latency_ns != tail || value != tail)
         throw std::invalid_argument(
-            text("tail, head, latency_ns and value must be of one length, got ", arcs, ", ",
-                 head.size(), ", ", latency_ns.size(), " and ", value.size()));
-    if (arcs == 0) throw std::invalid_argument("there must be at least one arc, got none");
-    if (arcs > std::size_t(std::numeric_limits<std::int32_t>::max()))
-        throw std::invalid_argument(text("there may be at most 2^31 - 1 arcs, got ", arcs));
-    for (std::size_t a = 0; a < arcs; ++a) {
-        if (tail[a] < 0)
-            throw std::invalid_argument(text("tail[", a, "] must be >= 0, got ", tail[a]));
-        if (head[a] <= tail[a])
-            throw std::invalid_argument(
-                text("head[", a, "] must be > tail[", a, "] = ", tail[a], ", got ", head[a]));
-        if (head[a] > Problem::max_position)
-            throw std::invalid_argument(
-                text("head[", a, "] must be <= ", Problem::max_position, ", got ", head[a]));
-        if (latency_ns[a] < 0)
-            throw std::invalid_argument(
-                text("latency_ns[", a, "] must be >= 0, got ", latency_ns[a]));
-        if (!std::isfinite(value[a]))
-            throw std::invalid_argument(text("value[", a, "] must be finite, got ", value[a]));
-    }
+            text("tail, head, latency_ns and value must be of one length, got ", tail, ", ", head,
+                 ", ", latency_ns, " and ", value));
+    if (tail == 0) throw std::invalid_argument("there must be at least one arc, got none");
+    if (tail > std::size_t(std::numeric_limits<std::int32_t>::max()))
+        throw std::invalid_argument(text("there may be at most 2^31 - 1 arcs, got ", tail));
 }
 
-// Indices 0..n-1 stably sorted by key, which runs from 0 to last; a counting sort.
-std::vector<std::int32_t> sorted_by(std::span<const std::int32_t> key, std::int32_t last,
-                                    std::span<const std::int32_t> order) {
-    std::vector<std::size_t> next(std::size_t(last) + 2, 0);
-    for (const std::int32_t k : key) ++next[std::size_t(k) + 1];
-    std::partial_sum(next.begin(), next.end(), next.begin());
-    std::vector<std::int32_t> sorted(order.size());
-    for (const std::int32_t a : order) sorted[next[std::size_t(key[std::size_t(a)])]++] = a;
+void check_arc(std::size_t a, std::int32_t tail, std::int32_t head, std::int64_t latency_ns,
+               double value) {
+    if (tail < 0) throw std::invalid_argument(text("tail[", a, "] must be >= 0, got ", tail));
+    if (head <= tail)
+        throw std::invalid_argument(
+            text("head[", a, "] must be > tail[", a, "] = ", tail, ", got ", head));
+    if (head > Problem::max_position)
+        throw std::invalid_argument(
+            text("head[", a, "] must be <= ", Problem::max_position, ", got ", head));
+    if (latency_ns < 0)
+        throw std::invalid_argument(text("latency_ns[", a, "] must be >= 0, got ", latency_ns));
+    if (!std::isfinite(value))
+        throw std::invalid_argument(text("value[", a, "] must be finite, got ", value));
+}
+
+// Where each key's first place is when sorted by key, which runs from 0 to last; one more at the
+// end.
+std::vector<std::size_t> first_places(std::span<const std::int32_t> key, std::int32_t last,
+                                      Interrupt& interrupt) {
+    std::vector<std::size_t> first(std::size_t(last) + 2, 0);
+    interrupt.in_stretches(key.size(), 2, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t a = begin; a < end; ++a) ++first[std::size_t(key[a]) + 1];
+    });
+    std::partial_sum(first.begin(), first.end(), first.begin());
+    return first;
+}
+
+// Indices 0..n-1 stably sorted by key, in the order given or else their own; a counting sort from
+// the first place of each key.
+Order sorted_by(std::span<const std::int32_t> key, std::vector<std::size_t> next,
+                const std::int32_t* order, Interrupt& interrupt) {
+    Order sorted = std::make_unique_for_overwrite<std::int32_t[]>(key.size());
+    interrupt.in_stretches(key.size(), 16, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t k = begin; k < end; ++k) {
+            const std::int32_t a = order ? order[k] : std::int32_t(k);
+            sorted[next[std::size_t(key[std::size_t(a)])]++] = a;
+        }
+    });
     return sorted;
 }
 
@@ -65,36 +81,41 @@ std::string unreachable_message(std::span<const std::int64_t> fastest) {
 Problem::Problem(std::span<const std::int32_t> tail, std::span<const std::int32_t> head,
                  std::span<const std::int64_t> latency_ns, std::span<const double> value,
                  Interrupt interrupt) {
-    check_arcs(tail, head, latency_ns, value);
-    last_position_ = *std::max_element(head.begin(), head.end());
-    sort_arcs(tail, head);
-    interrupt.work(32 * head.size());  // scattered reads
-    for (const std::int32_t a : id_) {
-        latency_ns_.push_back(latency_ns[std::size_t(a)]);
-        value_.push_back(value[std::size_t(a)]);
-    }
-    interrupt.work(16 * head.size());
-    find_pairs();
+    check_sizes(tail.size(), head.size(), latency_ns.size(), value.size());
+    interrupt.in_stretches(tail.size(), 4, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t a = begin; a < end; ++a) {
+            check_arc(a, tail[a], head[a], latency_ns[a], value[a]);
+            last_position_ = std::max(last_position_, head[a]);
+        }
+    });
+    const Order by_tail =
+        sorted_by(tail, first_places(tail, last_position_, interrupt), nullptr, interrupt);
+    first_ = first_places(head, last_position_, interrupt);
+    const Order by_head = sorted_by(head, first_, by_tail.get(), interrupt);
+    append_arcs(by_head.get(), tail, latency_ns, value, interrupt);
+    find_pairs(interrupt);
     check_paths(interrupt);
 }
 
-void Problem::sort_arcs(std::span<const std::int32_t> tail, std::span<const std::int32_t> head) {
-    const std::size_t arcs = tail.size();
-    std::vector<std::int32_t> by_id(arcs);
-    std::iota(by_id.begin(), by_id.end(), 0);
-    id_ = sorted_by(head, last_position_, sorted_by(tail, last_position_, by_id));
-
-    first_.assign(std::size_t(last_position_) + 2, 0);
-    for (const std::int32_t j : head) ++first_[std::size_t(j) + 1];
-    std::partial_sum(first_.begin(), first_.end(), first_.begin());
-
-    tail_.reserve(arcs);
-    latency_ns_.reserve(arcs);
-    value_.reserve(arcs);
-    for (const std::int32_t a : id_) tail_.push_back(tail[std::size_t(a)]);
+void Problem::append_arcs(const std::int32_t* order, std::span<const std::int32_t> tail,
+                          std::span<const std::int64_t> latency_ns, std::span<const double> value,
+                          Interrupt& interrupt) {
+    id_.reserve(tail.size());
+    tail_.reserve(tail.size());
+    latency_ns_.reserve(tail.size());
+    value_.reserve(tail.size());
+    interrupt.in_stretches(tail.size(), 32, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t k = begin; k < end; ++k) {
+            const auto a = std::size_t(order[k]);
+            id_.push_back(order[k]);
+            tail_.push_back(tail[a]);
+            latency_ns_.push_back(latency_ns[a]);
+            value_.push_back(value[a]);
+        }
+    });
 }
 
-void Problem::find_pairs() {
+void Problem::find_pairs(Interrupt& interrupt) {
     first_pair_.reserve(first_.size());
     for (std::size_t j = 0; j + 1 < first_.size(); ++j) {
         first_pair_.push_back(pair_tail_.size());
@@ -103,6 +124,7 @@ void Problem::find_pairs() {
                 pair_tail_.push_back(tail_[a]);
                 pair_first_.push_back(a);
             }
+        interrupt.work(1 + 2 * (first_[j + 1] - first_[j]));
     }
     first_pair_.push_back(pair_tail_.size());
     pair_first_.push_back(tail_.size());

@@ -90,8 +90,10 @@ class Problem {
     Path path(std::span<const std::size_t> indices) const;
 
  private:
-    void sort_arcs(std::span<const std::int32_t> tail, std::span<const std::int32_t> head);
-    void find_pairs();
+    void append_arcs(const std::int32_t* order, std::span<const std::int32_t> tail,
+                     std::span<const std::int64_t> latency_ns, std::span<const double> value,
+                     Interrupt& interrupt);
+    void find_pairs(Interrupt& interrupt);
     void check_paths(Interrupt& interrupt);
 
     std::int32_t last_position_ = 0;

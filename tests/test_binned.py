@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -11,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interrupting import assert_stops_at_once, no_sigint
 from layermerge import _core
 from layermerge.errors import InfeasibleError, InputError
 from oracles import arcs_of, best_path, binned_values, in_bins, random_arcs
@@ -171,34 +169,15 @@ def test_solves_in_threads_agree():
     }
 
 
-INTERRUPTED_SOLVE = """
-import signal
-import numpy as np
-from layermerge import _core
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
-random = np.random.default_rng(0)
-head = np.repeat(np.arange(1, 401, dtype=np.int32), 2000)
-tail = (random.random(head.size) * head).astype(np.int32)
-tail[::2000] = head[::2000] - 1
-problem = _core.Problem(tail, head, random.integers(0, 1000, head.size), random.random(head.size))
-print("solving", flush=True)
-try:
-    _core.solve_binned(problem, 40_000, bin_ns=1)
-    print("solved", flush=True)
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a single process")
+@no_sigint
 def test_ctrl_c_stops_a_solve_at_once():
-    with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED_SOLVE], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "solving\n"
-        time.sleep(0.3)
-        began = time.perf_counter()
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "interrupted\n"
-        # Within 0.2 s of work; more here, for busy machines.
-        assert time.perf_counter() - began < 1.0
+    assert_stops_at_once(
+        """
+        head = np.repeat(np.arange(1, 401, dtype=np.int32), 2000)
+        tail = (random.random(head.size) * head).astype(np.int32)
+        tail[::2000] = head[::2000] - 1
+        columns = tail, head, random.integers(0, 1000, head.size), random.random(head.size)
+        problem = _core.Problem(*columns)
+        """,
+        "_core.solve_binned(problem, 100_000, bin_ns=1)",
+    )

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import signal
-import subprocess
 import sys
+import sysconfig
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -12,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from families import FAMILIES, extreme_latencies_ns, family
+from interrupting import assert_stops_at_once, no_sigint
 from layermerge import _core
 from layermerge.errors import InfeasibleError, InputError
-from oracles import Arcs, arcs_of, best_path, random_arcs
+from oracles import Arcs, arcs_of, best_path, binned_values, random_arcs
 from test_binned import problems
 
 
@@ -104,6 +103,18 @@ def test_large_problems_equal_the_recurrence_over_single_units():
             assert found.ties_resolved
             assert found.value == pytest.approx(value, rel=1e-12)
             assert found.arcs.tolist() == path.tolist()
+
+
+def test_a_search_with_many_labels_equals_the_recurrence_over_single_units():
+    arcs = random_arcs(4, 60, window=6, max_ns=2000)
+    arcs = Arcs(arcs.tail, arcs.head, arcs.latency_ns, arcs.latency_ns / 1024 + arcs.value / 1e5)
+    least, most = extreme_latencies_ns(arcs)
+    for budget_ns in (least + (most - least) // 8, least + (most - least) // 3):
+        found = solved(arcs, budget_ns)
+        check_path(arcs, found, budget_ns)
+        assert found.labels > 100_000
+        assert found.optimal
+        assert found.value == pytest.approx(binned_values(arcs, budget_ns, 1, "up")[-1], rel=1e-12)
 
 
 def test_many_budgets_give_what_each_gives_alone():
@@ -206,35 +217,22 @@ def test_solves_in_threads_agree():
     assert [together[k] for k in range(4)] == [alone] * 4
 
 
-INTERRUPTED_SOLVE = """
-import signal
-import numpy as np
-from layermerge import _core
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
-random = np.random.default_rng(0)
-head = np.repeat(np.arange(1, 100_001, dtype=np.int32), 30)
-tail = np.maximum(head - random.integers(1, 9, head.size).astype(np.int32), 0)
-tail[::30] = head[::30] - 1
-latency_ns = random.integers(1, 10**6, head.size)
-problem = _core.Problem(tail, head, latency_ns, latency_ns / 1e6 + 0.1)
-print("solving", flush=True)
-try:
-    _core.solve_exact(problem, [int(k * 10**8) for k in range(100, 200)])
-    print("solved", flush=True)
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-"""
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs a free-threaded CPython"
+)
+def test_a_free_threaded_interpreter_stays_so():
+    assert not sys._is_gil_enabled()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a single process")
+@no_sigint
 def test_ctrl_c_stops_a_solve_at_once():
-    with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED_SOLVE], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "solving\n"
-        time.sleep(0.3)
-        began = time.perf_counter()
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "interrupted\n"
-        # Within 0.2 s of work; more here, for busy machines.
-        assert time.perf_counter() - began < 1.0
+    assert_stops_at_once(
+        """
+        head = np.repeat(np.arange(1, 100_001, dtype=np.int32), 30)
+        tail = np.maximum(head - random.integers(1, 9, head.size).astype(np.int32), 0)
+        tail[::30] = head[::30] - 1
+        latency_ns = random.integers(1, 10**6, head.size)
+        problem = _core.Problem(tail, head, latency_ns, latency_ns / 1e6 + 0.1)
+        """,
+        "_core.solve_exact(problem, [int(k * 10**8) for k in range(100, 200)])",
+    )

@@ -87,6 +87,7 @@ def test_an_infeasible_budget_has_the_least_latency(tables):
         ({"budget_ns": 100, "method": "exact", "rounding": "up"}, "options of method 'binned'"),
         ({"budget_ns": 100, "method": "binned", "gap": 0.1}, "gap is an option of method 'exact'"),
         ({"budget_ns": 100, "gap": -0.1}, "gap must be >= 0"),
+        ({"budget_ns": 100, "gap": "1%"}, "gap must be >= 0, got '1%'"),
         ({"speedup": 0.0}, "speedup must be a number > 0, got 0.0"),
         ({"budget_ns": 100, "start": [0]}, "start and end are for arrays"),
     ],
@@ -141,8 +142,13 @@ def test_arrays_give_the_rows_of_the_best_selection(tables):
         (([5], [1.0]), "start and end must be given"),
         (([5.5], [1.0], [0], [1]), "latency_ns must be an array of int64"),
         (([5], [1.0, 2.0], [0], [1]), r"importance must have the shape \(1,\)"),
-        (([5], [float("nan")], [0], [1]), r"value\[0\] must be finite"),
-        (([5], [1.0], [0], [0]), r"head\[0\] must be > tail"),
+        (([5], [float("nan")], [0], [1]), r"importance\[0\] must be finite"),
+        (([5], [1.0], [0], [0]), r"end\[0\] must be > start\[0\] = 0, got 0"),
+        ((5, [1.0], [0], [1]), r"latency must be a list or an array of one number per entry"),
+        (([5], [[1.0], [2, 3]], [0], [1]), r"importance must be .* got rows of different lengths"),
+        (([5], [1.0], 0, 1), r"start must be a list or an array .* got shape \(\)"),
+        (([], [], [], []), "there must be at least one entry, got none"),
+        (([2**63], [1.0], [0], [1]), "latency_ns has values that do not fit in int64"),
     ],
 )
 def test_bad_arrays_are_refused(arguments, message):
@@ -162,6 +168,8 @@ def test_many_budgets_give_what_each_gives_alone(tables):
         assert (found.rows, found.value, found.budget_ns) == (alone.rows, alone.value, budget_ns)
     with pytest.raises(InputError, match=r"budgets_ns\[1\] must be from 0"):
         solve_many(*tables, [70, -1])
+    with pytest.raises(InputError, match="budgets_ns must be a sequence of integers, got 70"):
+        solve_many(*tables, 70)
 
 
 def test_the_frontier_has_a_selection_for_every_point(tables):

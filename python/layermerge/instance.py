@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -88,21 +89,43 @@ def instance_of(
         kept, kept_row = None, np.zeros(0, dtype=np.intp)
     began = perf_counter()
     entries = latency.entries
-    problem = _core.Problem(entries.start, entries.end, latency.latency_ns, values)
+    try:
+        problem = _core.Problem(entries.start, entries.end, latency.latency_ns, values)
+    except InputError as error:
+        raise InputError(_in_terms_of_tables(str(error))) from None
     return Instance(latency, values, kept, kept_row, problem, perf_counter() - began)
+
+
+def _in_terms_of_tables(message: str) -> str:
+    """Speak of entries as the tables do, where the core speaks of arcs."""
+    names = {"tail[": "start[", "head[": "end[", "value[": "importance[", " arc": " entry"}
+    for core_name, name in names.items():
+        message = message.replace(core_name, name)
+    return message
 
 
 def _from_arrays(
     latency_ns: ArrayLike, importance: ArrayLike, start: ArrayLike, end: ArrayLike
 ) -> tuple[LatencyTable, NDArray[np.float64]]:
-    rows = len(np.atleast_1d(np.asarray(start)))
+    starts, ends = _column("start", start), _column("end", end)
+    rows = len(starts)
     ones = np.ones((rows, 2), dtype=np.int32)
-    entries = Entries(
-        np.asarray(start), np.asarray(end), 0 * ones, ones, np.zeros(rows, dtype=np.bool_)
-    )
+    entries = Entries(starts, ends, 0 * ones, ones, np.zeros(rows, dtype=np.bool_))
     spread = np.zeros(rows, dtype=np.int64)
-    table = LatencyTable(entries, np.asarray(latency_ns), spread)
-    return table, frozen_array("importance", importance, np.float64, (rows,))
+    table = LatencyTable(entries, _column("latency", latency_ns), spread)
+    values = _column("importance", importance)
+    return table, frozen_array("importance", values, np.float64, (rows,))
+
+
+def _column(name: str, values: ArrayLike) -> NDArray[Any]:
+    try:
+        column = np.asarray(values)
+    except ValueError:
+        column = None
+    if column is None or column.ndim != 1:
+        shape = "rows of different lengths" if column is None else f"shape {column.shape}"
+        raise InputError(f"{name} must be a list or an array of one number per entry, got {shape}")
+    return column
 
 
 def solve_exact(

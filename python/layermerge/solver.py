@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -110,7 +111,7 @@ def solve(
     budget = _budget(instance, budget_ns, budget_ms, speedup)
     memory_limit = _integer("memory_limit_bytes", memory_limit_bytes, 0)
     if _chosen_method(method, gap, bin_ns, rounding) == "exact":
-        return solve_exact(instance, [budget], gap, memory_limit)[0]
+        return solve_exact(instance, [budget], _share("gap", gap), memory_limit)[0]
     _check_choice("rounding", rounding := rounding or "up", ROUNDINGS)
     width_ns = max(1, budget // DEFAULT_BINS) if bin_ns is None else _integer("bin_ns", bin_ns, 1)
     return solve_binned(instance, budget, width_ns, rounding, memory_limit)
@@ -137,9 +138,11 @@ def solve_many(
     [(2,), (0, 1)]
     """
     instance = instance_of(latency, importance, start, end)
+    if not isinstance(budgets_ns, Iterable):
+        raise InputError(f"budgets_ns must be a sequence of integers, got {budgets_ns!r}")
     budgets = [_integer(f"budgets_ns[{k}]", each, 0) for k, each in enumerate(budgets_ns)]
     memory_limit = _integer("memory_limit_bytes", memory_limit_bytes, 0)
-    return solve_exact(instance, budgets, gap, memory_limit)
+    return solve_exact(instance, budgets, _share("gap", gap), memory_limit)
 
 
 def frontier(
@@ -182,7 +185,10 @@ def frontier(
     points = None if max_points is None else _integer("max_points", max_points, 2)
     memory_limit = _integer("memory_limit_bytes", memory_limit_bytes, 0)
     latency_ns, value, error = _core.frontier(
-        instance.problem, max_points=points, epsilon=epsilon, memory_limit_bytes=memory_limit
+        instance.problem,
+        max_points=points,
+        epsilon=_share("epsilon", epsilon),
+        memory_limit_bytes=memory_limit,
     )
     return Frontier(latency_ns, value, error, instance)
 
@@ -241,7 +247,7 @@ def _chosen_method(method: str | None, gap: float, bin_ns: int | None, rounding:
             "bin_ns and rounding are options of method 'binned': the exact method counts single "
             "nanoseconds. Leave them out, or choose method 'binned'"
         )
-    if chosen == "binned" and gap != 0:
+    if chosen == "binned" and _share("gap", gap) != 0:
         raise InputError(f"gap is an option of method 'exact', got {gap} for method 'binned'")
     return chosen
 
@@ -256,9 +262,10 @@ def _budget(
     if budget_ns is not None:
         return _integer("budget_ns", budget_ns, 0)
     if speedup is not None:
-        if not (isinstance(speedup, (int, float)) and 0 < speedup < float("inf")):
+        if not (isinstance(speedup, Real) and 0 < speedup < float("inf")):
             raise InputError(f"speedup must be a number > 0, got {speedup!r}")
-        return min(int(Fraction(instance.baseline_latency_ns()) / Fraction(speedup)), MAX_NS)
+        baseline = Fraction(instance.baseline_latency_ns())
+        return min(int(baseline / Fraction(float(speedup))), MAX_NS)
     try:
         return budget_from_ms(budget_ms or 0.0)
     except InputError as error:
@@ -271,6 +278,12 @@ def _integer(name: str, value: int, least: int) -> int:
     if not least <= value <= MAX_NS:
         raise InputError(f"{name} must be from {least} to 2^63 - 1, got {value}")
     return int(value)
+
+
+def _share(name: str, value: float) -> float:
+    if isinstance(value, bool) or not (isinstance(value, Real) and value >= 0):
+        raise InputError(f"{name} must be >= 0, got {value!r}")
+    return float(value)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,8 +1,9 @@
-#include <random>
 #include <thread>
 
 #include "binned.hpp"
 #include "check.hpp"
+#include "interrupts.hpp"
+#include "random_problem.hpp"
 
 using namespace layermerge;
 
@@ -14,21 +15,6 @@ using Ints = std::vector<std::int32_t>;
 Problem small() {
     return Problem(Ints{0, 0, 1, 0}, Ints{1, 1, 2, 2}, std::vector<std::int64_t>{10, 25, 10, 15},
                    std::vector<double>{1, 2, 1, .5});
-}
-
-Problem random_problem(unsigned seed, std::int32_t last) {
-    std::mt19937 random(seed);
-    Ints tail, head;
-    std::vector<std::int64_t> latency_ns;
-    std::vector<double> value;
-    for (std::int32_t j = 1; j <= last; ++j)
-        for (std::int32_t i = std::max(0, j - 4); i < j; ++i) {
-            tail.push_back(i);
-            head.push_back(j);
-            latency_ns.push_back(std::int64_t(random() % 1000));
-            value.push_back(double(random() % 8));
-        }
-    return Problem(tail, head, latency_ns, value);
 }
 
 }  // namespace
@@ -69,7 +55,7 @@ TEST(ties_go_to_fewer_bins_then_fewer_arcs_then_smaller_ids) {
 }
 
 TEST(tables_above_the_memory_limit_are_refused) {
-    const Problem problem = random_problem(1, 100);
+    const Problem problem = RandomProblem{}(1, 100);
     const std::string message =
         MESSAGE_OF(std::invalid_argument, solve_binned(problem, 30'000, {1, Rounding::up, 1000}));
     CHECK(message.find("above memory_limit_bytes = 0.001 MB") != std::string::npos);
@@ -85,19 +71,13 @@ TEST(bad_options_are_refused) {
 }
 
 TEST(the_check_can_stop_the_computation) {
-    struct Stopped : std::exception {};
-    const Problem problem = random_problem(1, 1000);
-    bool stopped = false;
-    try {
-        solve_binned(problem, 150'000, {1}, Interrupt([] { throw Stopped(); }));
-    } catch (const Stopped&) {
-        stopped = true;
-    }
-    CHECK(stopped);
+    const Problem problem = RandomProblem{}(1, 1000);
+    CHECK(is_stopped(
+        [&](const Interrupt& interrupt) { solve_binned(problem, 150'000, {1}, interrupt); }));
 }
 
 TEST(threads_share_a_problem) {
-    const Problem problem = random_problem(7, 200);
+    const Problem problem = RandomProblem{}(7, 200);
     const Path alone = solve_binned(problem, 20'000, {3});
     std::vector<Path> paths(4);
     std::vector<std::thread> threads;

@@ -1,31 +1,16 @@
-#include <random>
 #include <thread>
 
 #include "binned.hpp"
 #include "check.hpp"
 #include "exact.hpp"
+#include "interrupts.hpp"
+#include "random_problem.hpp"
 
 using namespace layermerge;
 
 namespace {
 
 using Ints = std::vector<std::int32_t>;
-
-Problem random_problem(unsigned seed, std::int32_t last, unsigned values = 8) {
-    std::mt19937 random(seed);
-    Ints tail, head;
-    std::vector<std::int64_t> latency_ns;
-    std::vector<double> value;
-    for (std::int32_t j = 1; j <= last; ++j)
-        for (std::int32_t i = std::max(0, j - 4); i < j; ++i)
-            for (int option = 0; option < 2; ++option) {
-                tail.push_back(i);
-                head.push_back(j);
-                latency_ns.push_back(std::int64_t(random() % 1000));
-                value.push_back(double(random() % values) - 1);
-            }
-    return Problem(tail, head, latency_ns, value);
-}
 
 }  // namespace
 
@@ -50,7 +35,7 @@ TEST(the_best_path_within_the_budget_is_found_and_proven) {
 
 TEST(it_equals_the_recurrence_over_single_nanoseconds) {
     for (unsigned seed = 0; seed < 20; ++seed) {
-        const Problem problem = random_problem(seed, 30, seed % 2 ? 8 : 1000);
+        const Problem problem = RandomProblem{2, 1000, seed % 2 ? 8u : 1000u}(seed, 30);
         for (const std::int64_t budget_ns : {3'000, 6'000, 12'000}) {
             const Path expected = solve_binned(problem, budget_ns, {1});
             const Solution found = solve_exact(problem, budget_ns);
@@ -60,7 +45,7 @@ TEST(it_equals_the_recurrence_over_single_nanoseconds) {
 }
 
 TEST(a_memory_limit_ends_in_a_feasible_path_and_an_honest_bound) {
-    const Problem problem = random_problem(3, 200, 1000);
+    const Problem problem = RandomProblem{2, 1000, 1000}(3, 200);
     const Solution all = solve_exact(problem, 20'000);
     const Solution some = solve_exact(problem, 20'000, {0, 0});
     CHECK(all.optimal && some.path.latency_ns <= 20'000);
@@ -68,7 +53,7 @@ TEST(a_memory_limit_ends_in_a_feasible_path_and_an_honest_bound) {
 }
 
 TEST(a_gap_is_kept) {
-    const Problem problem = random_problem(4, 100, 1000);
+    const Problem problem = RandomProblem{2, 1000, 1000}(4, 100);
     const Solution found = solve_exact(problem, 10'000, {0.01});
     CHECK(found.upper_bound - found.path.value <= 0.01 * found.path.value);
     CHECK(solve_exact(problem, 10'000).path.value <= found.upper_bound);
@@ -77,19 +62,13 @@ TEST(a_gap_is_kept) {
 }
 
 TEST(the_check_can_stop_the_computation) {
-    struct Stopped : std::exception {};
-    const Problem problem = random_problem(1, 400'000);
-    bool stopped = false;
-    try {
-        solve_exact(problem, 100'000'000, {}, Interrupt([] { throw Stopped(); }));
-    } catch (const Stopped&) {
-        stopped = true;
-    }
-    CHECK(stopped);
+    const Problem problem = RandomProblem{2}(1, 400'000);
+    CHECK(is_stopped(
+        [&](const Interrupt& interrupt) { solve_exact(problem, 100'000'000, {}, interrupt); }));
 }
 
 TEST(threads_share_a_problem) {
-    const Problem problem = random_problem(7, 300, 1000);
+    const Problem problem = RandomProblem{2, 1000, 1000}(7, 300);
     const Path alone = solve_exact(problem, 30'000).path;
     std::vector<Path> paths(4);
     std::vector<std::thread> threads;

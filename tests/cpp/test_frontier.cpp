@@ -1,8 +1,9 @@
-#include <random>
 
 #include "check.hpp"
 #include "exact.hpp"
 #include "frontier.hpp"
+#include "interrupts.hpp"
+#include "random_problem.hpp"
 
 using namespace layermerge;
 
@@ -10,26 +11,11 @@ namespace {
 
 using Ints = std::vector<std::int32_t>;
 
-Problem random_problem(unsigned seed, std::int32_t last) {
-    std::mt19937 random(seed);
-    Ints tail, head;
-    std::vector<std::int64_t> latency_ns;
-    std::vector<double> value;
-    for (std::int32_t j = 1; j <= last; ++j)
-        for (std::int32_t i = std::max(0, j - 4); i < j; ++i) {
-            tail.push_back(i);
-            head.push_back(j);
-            latency_ns.push_back(std::int64_t(random() % 40));
-            value.push_back(double(random() % 64) / 8 - 1);
-        }
-    return Problem(tail, head, latency_ns, value);
-}
-
 }  // namespace
 
 TEST(at_every_budget_the_frontier_is_what_a_solve_finds) {
     for (unsigned seed = 0; seed < 10; ++seed) {
-        const Problem problem = random_problem(seed, 20);
+        const Problem problem = RandomProblem{1, 40, 64}(seed, 20);
         const Frontier found = frontier(problem, {});
         std::size_t k = 0;
         for (std::int64_t budget_ns = problem.least_latency_ns();
@@ -42,7 +28,7 @@ TEST(at_every_budget_the_frontier_is_what_a_solve_finds) {
 }
 
 TEST(an_approximation_keeps_its_error) {
-    const Problem problem = random_problem(3, 40);
+    const Problem problem = RandomProblem{1, 40, 64}(3, 40);
     const Frontier all = frontier(problem, {}), some = frontier(problem, {100'000, 0.5});
     CHECK(some.error <= 0.5 && some.value.size() < all.value.size());
     std::size_t k = 0;
@@ -62,7 +48,7 @@ TEST(a_dead_end_of_large_value_changes_nothing) {
 }
 
 TEST(bad_options_and_too_many_labels_are_refused) {
-    const Problem problem = random_problem(1, 40);
+    const Problem problem = RandomProblem{1, 40, 64}(1, 40);
     CHECK(MESSAGE_OF(std::invalid_argument, frontier(problem, {1, 0})) ==
           "max_points must be >= 2, got 1");
     CHECK(MESSAGE_OF(std::invalid_argument, frontier(problem, {9, -1})) ==
@@ -71,6 +57,26 @@ TEST(bad_options_and_too_many_labels_are_refused) {
     small.memory_limit_bytes = 1000;
     CHECK(MESSAGE_OF(std::invalid_argument, frontier(problem, small)).find("give epsilon") !=
           std::string::npos);
+}
+
+// Each layer doubles the labels: eight million in the end.
+TEST(checks_come_often_in_a_huge_merge) {
+    Ints tail, head;
+    std::vector<std::int64_t> latency_ns;
+    std::vector<double> value;
+    for (std::int32_t layer = 0; layer < 23; ++layer)
+        for (const std::int64_t each : {std::int64_t{0}, std::int64_t{1} << layer}) {
+            tail.push_back(layer);
+            head.push_back(layer + 1);
+            latency_ns.push_back(each);
+            value.push_back(double(each));
+        }
+    const Problem problem(tail, head, latency_ns, value);
+    std::size_t points = 0;
+    CHECK(longest_unchecked_seconds([&](const Interrupt& interrupt) {
+              points = frontier(problem, {}, interrupt).value.size();
+          }) < most_unchecked_seconds);
+    CHECK(points == std::size_t{1} << 23);
 }
 
 int main() {

@@ -1,6 +1,7 @@
 #include <limits>
 
 #include "check.hpp"
+#include "interrupts.hpp"
 #include "problem.hpp"
 #include "text.hpp"
 
@@ -75,6 +76,20 @@ TEST(milliseconds_are_exact) {
     CHECK(milliseconds(1) == "0.000001 ms");
     CHECK(milliseconds(0) == "0 ms");
     CHECK(milliseconds(10000000) == "10 ms");
+}
+
+TEST(checks_come_often_while_a_huge_problem_is_built) {
+    constexpr std::size_t arcs = 4'000'000;
+    Ints tail(arcs), head(arcs);
+    for (std::size_t a = 0; a < arcs; ++a) {
+        tail[a] = std::int32_t(a * 7919 % 100'000);
+        head[a] = tail[a] + 1;
+    }
+    const Longs latency_ns(arcs, 1);
+    const Doubles value(arcs, 1.0);
+    CHECK(longest_unchecked_seconds([&](const Interrupt& interrupt) {
+              const Problem problem(tail, head, latency_ns, value, interrupt);
+          }) < most_unchecked_seconds);
 }
 
 int main() {
