@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from layermerge.finetuning import finetune
     from layermerge.importance.estimation import estimate_importance
     from layermerge.importance.scores import ImportanceScores
+    from layermerge.latency.measuring import measure_latency, measure_modules
+    from layermerge.latency.options import LatencyOptions, Roofline
     from layermerge.latency.profile import LatencyProfile
-    from layermerge.latency.pytorch import measure_latency
     from layermerge.merging import merge
     from layermerge.models import load_model
     from layermerge.network import Network
@@ -51,6 +52,7 @@ __all__ = [
     "ImportanceTable",
     "InfeasibleError",
     "InputError",
+    "LatencyOptions",
     "LatencyProfile",
     "LatencyTable",
     "LayerMergeError",
@@ -58,6 +60,7 @@ __all__ = [
     "Options",
     "Plan",
     "Result",
+    "Roofline",
     "Selection",
     "Study",
     "UnsupportedModelError",
@@ -71,6 +74,7 @@ __all__ = [
     "load_plan",
     "make_plan",
     "measure_latency",
+    "measure_modules",
     "merge",
     "original_plan",
     "read_importance",
@@ -93,6 +97,7 @@ _MODULE_OF = {
     "ImportanceTable": "layermerge.tables",
     "InfeasibleError": "layermerge.errors",
     "InputError": "layermerge.errors",
+    "LatencyOptions": "layermerge.latency.options",
     "LatencyProfile": "layermerge.latency.profile",
     "LatencyTable": "layermerge.tables",
     "LayerMergeError": "layermerge.errors",
@@ -100,6 +105,7 @@ _MODULE_OF = {
     "Options": "layermerge.pipeline",
     "Plan": "layermerge.plan",
     "Result": "layermerge.results",
+    "Roofline": "layermerge.latency.options",
     "Selection": "layermerge.selection",
     "Study": "layermerge.store",
     "UnsupportedModelError": "layermerge.errors",
@@ -112,7 +118,8 @@ _MODULE_OF = {
     "load_model": "layermerge.models",
     "load_plan": "layermerge.plan",
     "make_plan": "layermerge.planning",
-    "measure_latency": "layermerge.latency.pytorch",
+    "measure_latency": "layermerge.latency.measuring",
+    "measure_modules": "layermerge.latency.measuring",
     "merge": "layermerge.merging",
     "original_plan": "layermerge.plan",
     "read_importance": "layermerge.table_files",

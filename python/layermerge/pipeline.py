@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -27,8 +27,10 @@ from layermerge.importance.estimation import (
     fingerprint_weights,
 )
 from layermerge.importance.scores import ImportanceScores
-from layermerge.latency.profile import Environment, LatencyProfile
-from layermerge.latency.pytorch import measure_latency, measure_modules
+from layermerge.latency.environment import Environment
+from layermerge.latency.measuring import measure_latency, measure_modules
+from layermerge.latency.options import DEFAULT_OPTIONS, LatencyOptions
+from layermerge.latency.profile import LatencyProfile
 from layermerge.merging import merge, merge_unverified
 from layermerge.plan import Plan, original_plan
 from layermerge.planning import Budget, make_plan, predict_original_ns
@@ -50,8 +52,8 @@ class Options:
         See `enumerate_candidates`.
     objective : {"exp_delta", "delta"}
         See `ImportanceScores.of`.
-    device, threads, target_rsd, max_seconds
-        See `measure_latency`.
+    latency : LatencyOptions
+        How latency is measured: backend, device, precision.
     estimator : str
         Names what `score_fn` and `train_fn` do; see `estimate_importance`.
     finetuner : str
@@ -61,7 +63,7 @@ class Options:
         What a score is, for the report.
     seed : int
     progress : bool
-        Show progress bars on a terminal.
+        Show progress bars of everything but latency, which has an option of its own.
     """
 
     method: str = "layermerge"
@@ -69,10 +71,7 @@ class Options:
     frozen: Collection[int] = ()
     breaks: Collection[int] = ()
     objective: str = "exp_delta"
-    device: str | None = None
-    threads: int | None = None
-    target_rsd: float = 0.02
-    max_seconds: float = 120.0
+    latency: LatencyOptions = DEFAULT_OPTIONS
     estimator: str = "custom"
     finetuner: str = "custom"
     score_name: str = "score"
@@ -186,7 +185,7 @@ def compress(
                 budget,
                 measure,
                 objective=options.objective,
-                margin=options.target_rsd,
+                margin=options.latency.target_rsd,
             )
         with stages.timed("finetune"):
             rewritten = _finetune(model, plan, finetune_fn or train_fn, store, options)
@@ -194,7 +193,7 @@ def compress(
         merged = merge(rewritten)
     with stages.timed("evaluate"):
         evaluate = evaluate_fn or score_fn
-        measured = _compare(base, merged, example_inputs, options)
+        measured = _compare(base, merged, example_inputs, study, options)
         values = {BASE: float(evaluate(base)), COMPRESSED: float(evaluate(merged))}
     evidence = Evidence(
         profile,
@@ -240,12 +239,8 @@ def _measure(
         space,
         example_inputs=example_inputs,
         deployed=base,
-        device=options.device,
-        threads=options.threads,
-        target_rsd=options.target_rsd,
-        max_seconds=options.max_seconds,
+        options=options.latency,
         study=study,
-        progress=options.progress,
     )
 
 
@@ -291,7 +286,7 @@ def _measure_plan(
     known = study.measurements(environment.fingerprint)
     if not all(subject in known for subject in subjects):
         candidate = merge_unverified(rewrite(model, plan))
-        measured = _compare(base, candidate, example_inputs, options)
+        measured = _compare(base, candidate, example_inputs, study, options)
         known = dict(zip(subjects, (measured[BASE], measured[COMPRESSED]), strict=True))
         study.add_measurements(environment.fingerprint, known)
     return Comparison(*(known[subject] for subject in subjects))
@@ -323,16 +318,17 @@ def _finetune(
 
 
 def _compare(
-    base: nn.Module, compressed: nn.Module, example_inputs: ExampleInputs, options: Options
+    base: nn.Module,
+    compressed: nn.Module,
+    example_inputs: ExampleInputs,
+    study: StudyLike,
+    options: Options,
 ) -> dict[str, Measurement]:
     return measure_modules(
         {BASE: base, COMPRESSED: compressed},
         example_inputs,
-        device=options.device,
-        threads=options.threads,
-        target_rsd=options.target_rsd / 2,
-        max_seconds=options.max_seconds,
-        progress=options.progress,
+        options=replace(options.latency, target_rsd=options.latency.target_rsd / 2),
+        study=study,
     )
 
 

@@ -94,7 +94,11 @@ def tabulate(
     candidates : tuple of Candidate
         The candidate of each row.
     """
-    candidates = tuple(filter(scores.is_available, profile.space.candidates))
+    candidates = tuple(
+        candidate
+        for candidate in profile.space.candidates
+        if scores.is_available(candidate) and profile.is_feasible(candidate)
+    )
     entries = Entries(
         np.array([candidate.start for candidate in candidates], np.int32),
         np.array([candidate.end for candidate in candidates], np.int32),
@@ -102,7 +106,7 @@ def tabulate(
         np.array([candidate.signature.stride for candidate in candidates], np.int32),
         np.array([candidate.signature.is_depthwise for candidate in candidates], np.bool_),
     )
-    measurements = [profile.convolutions[candidate.signature] for candidate in candidates]
+    measurements = [*map(profile.measurement_of, candidates)]
     latency = LatencyTable(
         entries,
         np.array([measurement.median_ns for measurement in measurements], np.int64),

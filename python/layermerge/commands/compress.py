@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING
 
 from layermerge.commands.options import (
     MAX_SEED,
+    add_latency,
     add_model,
     add_space,
     announce_stages,
     at_least,
     example,
+    latency_options,
     percentage,
     positive,
-    shape,
 )
 from layermerge.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from layermerge.datasets import Dataset
+    from layermerge.latency.options import LatencyOptions
     from layermerge.pipeline import Compression
 
 SUMMARY = "Make a model faster: measure, search, fine-tune, merge, verify."
@@ -51,33 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", default="runs/compress", metavar="DIR", help="default: runs/compress"
     )
-    _add_latency(parser)
+    add_latency(parser)
     _add_training(parser)
     add_space(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-
-
-def _add_latency(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("latency")
-    group.add_argument(
-        "--input",
-        type=shape,
-        metavar="SHAPE",
-        help="shape of the input whose latency counts, such as 1x3x224x224; default: that of the "
-        "data, one image",
-    )
-    group.add_argument("--device", metavar="D", help="cpu or cuda; default: cuda if there is one")
-    group.add_argument(
-        "--threads", type=at_least(1), metavar="N", help="CPU only; default: torch's"
-    )
-    group.add_argument(
-        "--max-seconds",
-        type=positive,
-        default=120.0,
-        metavar="T",
-        help="time for each round of measurements, where noise takes longer to average out; "
-        "default: 120",
-    )
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -113,18 +94,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
-    import torch
-
     from layermerge.finetuning import FinetuneSettings
-    from layermerge.latency.clocks import resolve_device
     from layermerge.models import load_model
     from layermerge.pipeline import Options, compress
     from layermerge.recipes import classification
 
     model = load_model(arguments.model, weights=arguments.weights, pretrained=arguments.pretrained)
     dataset = _load_data(arguments.data)
-    device = resolve_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model.to(device)
+    latency = latency_options(arguments)
+    model.to(_training_device(latency))
     shape = arguments.input or (1, *_image_shape(dataset))
     recipe = classification(
         model,
@@ -138,7 +116,7 @@ def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
     )
     return compress(
         model,
-        example(shape).to(device),
+        example(shape).to(next(model.parameters()).device),
         speedup=arguments.speedup,
         latency_ms=arguments.latency_ms,
         fraction=arguments.latency,
@@ -152,14 +130,23 @@ def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
             max_kernel=arguments.max_kernel,
             frozen=arguments.frozen,
             breaks=arguments.breaks,
-            threads=arguments.threads,
-            max_seconds=arguments.max_seconds,
+            latency=latency,
             estimator=recipe.estimator,
             finetuner=recipe.finetuner,
             score_name=recipe.score_name,
             seed=arguments.seed,
         ),
     )
+
+
+def _training_device(latency: LatencyOptions) -> torch.device:
+    """Where to fine-tune: on the device that is measured, or the fastest there is if none is."""
+    import torch
+
+    from layermerge.latency.placement import resolve_device
+
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    return resolve_device(latency.device or default)
 
 
 def _image_shape(dataset: Dataset) -> tuple[int, ...]:
