@@ -9,9 +9,12 @@ from torch import nn
 from layermerge.candidates import CandidateSpace, Signature, enumerate_candidates
 from layermerge.errors import InputError
 from layermerge.graph import bind_inputs, capture, graph_arguments
-from layermerge.latency import protocol, pytorch, units
-from layermerge.latency.profile import Environment, LatencyProfile, hopeless
-from layermerge.latency.pytorch import measure_latency, measure_modules
+from layermerge.latency import bench, protocol, rotation, units
+from layermerge.latency.environment import Environment
+from layermerge.latency.measuring import measure_latency, measure_modules
+from layermerge.latency.options import LatencyOptions
+from layermerge.latency.placement import Placement
+from layermerge.latency.profile import LatencyProfile, hopeless
 from layermerge.store import Measurement, Study
 from layermerge.tracing import trace
 from networks import tiny_classifier
@@ -46,22 +49,29 @@ def measured_units(monkeypatch):
         names.extend(name for name in units if name not in known)
         return original(units, known=known, **options)
 
-    monkeypatch.setattr(pytorch, "measure_units", spy)
+    monkeypatch.setattr(bench, "measure_units", spy)
     return names
 
 
-def measure(model, network, space, **options):
+def options(**changed):
+    return LatencyOptions(**{"target_rsd": 0.5, "max_seconds": 0.5, "threads": 1, **changed})
+
+
+def measure(model, network, space, *, example_inputs=INPUT, deployed=None, study=None, **changed):
     return measure_latency(
         model,
         network,
         space,
-        **{"example_inputs": INPUT, "target_rsd": 0.5, "max_seconds": 0.5, "threads": 1, **options},
+        example_inputs=example_inputs,
+        deployed=deployed,
+        study=study,
+        options=options(**changed),
     )
 
 
 def profile_of(space, latencies_ns):
     measurements = (Measurement(latency, 0.0, 1, 0.0) for latency in latencies_ns)
-    environment = Environment("none", "cpu", "float32", 1, 1)
+    environment = Environment("none", "1", "cpu", "", "fp32", "channels_first", 1, 1, "clock")
     return LatencyProfile(
         space, environment, dict(zip(space.signatures, measurements, strict=True)), {}
     )

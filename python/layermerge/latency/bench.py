@@ -115,7 +115,7 @@ class Bench:
     def _sentinel(self) -> Sentinel:
         """A sentinel whose baseline is that of the first run of the study in this environment."""
         reference = self.backend.timer.reference()
-        timings = self.backend.timer.time([reference] * SENTINEL_RUNS)
+        timings = self.backend.timer.time([reference] * SENTINEL_RUNS)[SENTINEL_RUNS // 3 :]
         pace_ns = max(1, round(statistics.median(timings)))
         first = self.study.first_measurement(
             self.environment.fingerprint, SENTINEL, Measurement(pace_ns, 0.0, SENTINEL_RUNS, 0.0)
