@@ -11,13 +11,15 @@ from torch import nn
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.finetuning import FinetuneSettings, finetune, score_classification
 from layermerge.importance.estimation import fingerprint_weights
+from layermerge.latency.options import LatencyOptions
 from layermerge.pipeline import Options, compress
 from layermerge.store import Study
 from networks import Residual, images, relative_error, striped_images
 
 TRAIN, VALIDATION, TEST = (striped_images(n, seed) for seed, n in enumerate((256, 120, 120)))
 EXAMPLE = torch.zeros(16, 1, 8, 8)
-OPTIONS = Options(threads=1, target_rsd=0.2, max_seconds=1.5, max_kernel=5, score_name="accuracy")
+LATENCY = LatencyOptions(threads=1, target_rsd=0.2, max_seconds=1.5)
+OPTIONS = Options(latency=LATENCY, max_kernel=5, score_name="accuracy")
 NUM_LAYERS = 5
 
 

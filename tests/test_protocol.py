@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from layermerge.errors import InputError
 from layermerge.latency import rotation
 from layermerge.latency.protocol import Precision, Unit, measure_units
-from layermerge.latency.sentinel import Sentinel
 from layermerge.latency.summary import summarise
 from layermerge.store import Measurement
 
@@ -102,16 +101,16 @@ def test_a_machine_that_is_always_disturbed_still_gives_results():
 def test_units_take_turns():
     machine = Machine(reference=[100], a=[1000], b=[1000], c=[1000])
     machine.measure("a", "b", "c")
-    for lap in machine.laps[1:]:
-        assert sorted(lap[1:-1]) == ["a", "b", "c"]
-        assert lap[0] == lap[-1] == "reference"
+    for lap in (lap for lap in machine.laps if len(set(lap)) > 1):
+        assert sorted(lap[2:-2]) == ["a", "b", "c"]
+        assert {*lap[:2], *lap[-2:]} == {"reference"}
 
 
 def test_a_last_noisy_unit_does_not_run_alone():
     steady = {f"steady{number}": [1000] for number in range(50)}
     machine = Machine(reference=[100], noisy=noisy(1000, 150, seed=2), **steady)
     machine.measure("noisy", *steady)
-    last_turn = [name for lap in machine.laps[-2:] for name in lap[1:-1]]
+    last_turn = [name for lap in machine.laps[-2:] for name in lap[2:-2]]
     assert len(last_turn) == rotation.COMPANY
     assert "noisy" in last_turn
 
@@ -154,7 +153,8 @@ def test_units_that_are_too_slow_to_matter_keep_the_few_timings_they_have():
         return [name for name in estimates_ns if estimates_ns[name] > 2 * estimates_ns["quick"]]
 
     measured = machine.measure("quick", "slow", give_up=give_up)
-    assert measured["slow"].repeats == machine.calls.count("slow") == 2
+    assert machine.calls.count("slow") == 2
+    assert measured["slow"].repeats == 1  # the first run does not count
     assert measured["slow"].median_ns == pytest.approx(9000, rel=0.3)
     assert measured["quick"].repeats >= rotation.MIN_REPEATS
     assert all(estimate.keys() == {"quick", "slow"} for estimate in estimates)

@@ -125,15 +125,17 @@ def measure_modules(
     MeasurementError
         If one of them does not run.
     """
-    inputs = next((bind_inputs(module, example_inputs) for module in modules.values()), None)
-    if inputs is None:
+    if not modules:
         raise InputError("modules must hold at least one network")
-    inputs = with_batch(inputs, options.batch)
-    example = next(value for value in inputs.values() if isinstance(value, Tensor))
+    inputs = {
+        name: with_batch(bind_inputs(module, example_inputs), options.batch)
+        for name, module in modules.items()
+    }
+    example = next(v for v in next(iter(inputs.values())).values() if isinstance(v, Tensor))
     with inference(options.threads), opened(study) as store:
         bench = Bench(options, example, len(example), store)
         outcome, _ = bench.measure(
-            {name: partial(bench.network, module, inputs) for name, module in modules.items()},
+            {name: partial(bench.network, modules[name], inputs[name]) for name in modules},
             keeps=False,
         )
     for name, reason in outcome.failures.items():
