@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -99,23 +99,28 @@ def tabulate(
         for candidate in profile.space.candidates
         if scores.is_available(candidate) and profile.is_feasible(candidate)
     )
+    latency = tabulate_latency(profile, candidates)
+    kept = tuple(candidate.kept for candidate in candidates)
+    values = np.array([scores.of(candidate, objective) for candidate in candidates], np.float64)
+    importance = ImportanceTable(latency.entries, values, kept)
+    return latency, importance, candidates
+
+
+def tabulate_latency(profile: LatencyProfile, candidates: Sequence[Candidate]) -> LatencyTable:
+    """Put the latencies of candidates into a table, row by row."""
     entries = Entries(
         np.array([candidate.start for candidate in candidates], np.int32),
         np.array([candidate.end for candidate in candidates], np.int32),
-        np.array([candidate.kernel_size for candidate in candidates], np.int32),
-        np.array([candidate.signature.stride for candidate in candidates], np.int32),
+        np.array([candidate.kernel_size for candidate in candidates], np.int32).reshape(-1, 2),
+        np.array([candidate.signature.stride for candidate in candidates], np.int32).reshape(-1, 2),
         np.array([candidate.signature.is_depthwise for candidate in candidates], np.bool_),
     )
     measurements = [*map(profile.measurement_of, candidates)]
-    latency = LatencyTable(
+    return LatencyTable(
         entries,
         np.array([measurement.median_ns for measurement in measurements], np.int64),
         np.array([round(m.median_ns * m.spread) for m in measurements], np.int64),
     )
-    kept = tuple(candidate.kept for candidate in candidates)
-    values = np.array([scores.of(candidate, objective) for candidate in candidates], np.float64)
-    importance = ImportanceTable(entries, values, kept)
-    return latency, importance, candidates
 
 
 def make_plan(

@@ -12,6 +12,7 @@ from itertools import accumulate
 
 from layermerge.candidates import Candidate, CandidateSpace
 from layermerge.errors import InputError
+from layermerge.latency.profile import LatencyProfile, hopeless
 
 RANDOM_WORK = 2.0
 """Times the FLOPs of what it replaces that a candidate of a random plan may have."""
@@ -118,6 +119,18 @@ def modest(space: CandidateSpace, work: float = RANDOM_WORK) -> CandidateSpace:
     )
 
 
+def measured_part(profile: LatencyProfile) -> CandidateSpace:
+    """The candidates of a profile that run, and are not far slower than what they replace."""
+    space = profile.space
+    hopeless_ns = hopeless(space, {s: m.median_ns for s, m in profile.convolutions.items()})
+    return replace(
+        space,
+        candidates=tuple(
+            c for c in space.candidates if profile.is_feasible(c) and c.signature not in hopeless_ns
+        ),
+    )
+
+
 def random_plans(space: CandidateSpace, count: int, seed: int = 0) -> list[tuple[Candidate, ...]]:
     """Random paths over the candidates of a space, none of them the original network.
 
@@ -133,9 +146,11 @@ def random_plans(space: CandidateSpace, count: int, seed: int = 0) -> list[tuple
     starting: dict[int, list[Candidate]] = {}
     for candidate in space.candidates:
         starting.setdefault(candidate.start, []).append(candidate)
-    generator, plans = random.Random(seed), []
+    generator = random.Random(seed)
+    plans: list[tuple[Candidate, ...]] = []
     while len(plans) < count:
-        path, position = [], 0
+        path: list[Candidate] = []
+        position = 0
         while position < space.network.num_layers:
             path.append(generator.choice(starting[position]))
             position = path[-1].end

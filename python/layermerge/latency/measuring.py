@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -14,6 +15,7 @@ from layermerge.errors import InputError, LayerMergeError, MeasurementError
 from layermerge.graph import ExampleInputs, bind_inputs, capture, graph_arguments
 from layermerge.latency.bench import Bench, Builder
 from layermerge.latency.environment import Environment
+from layermerge.latency.exchange import check_origin, read_origin, signature_latencies
 from layermerge.latency.options import DEFAULT_OPTIONS, LatencyOptions
 from layermerge.latency.placement import inference, with_batch
 from layermerge.latency.profile import MAX_WORK, Effort, LatencyProfile, hopeless, overworked
@@ -92,6 +94,58 @@ def measure_latency(
         outcome, num_known = bench.measure(builders, partial(_hopeless, space))
     _check_original(space, barriers, outcome)
     return _profile(space, bench.environment, barriers, outcome, num_known, began)
+
+
+def import_table(
+    path: str | Path,
+    model: nn.Module,
+    network: Network,
+    space: CandidateSpace,
+    *,
+    example_inputs: ExampleInputs,
+    study: StudyLike,
+    options: LatencyOptions = DEFAULT_OPTIONS,
+    allow_foreign: bool = False,
+) -> int:
+    """Put a table that was measured before into a study, so that it is not measured again.
+
+    Parameters
+    ----------
+    path : path
+        CSV or Parquet, in the columns of the authors' programs, with its origin beside it if
+        `write_profile` wrote it.
+    model, network, space, example_inputs, options
+        As for `measure_latency`.
+    study : Study or path
+    allow_foreign : bool
+        Take a table that was measured elsewhere, or that does not say where, as if it had been
+        measured here.
+
+    Returns
+    -------
+    int
+        Number of distinct signatures that have a latency now.
+
+    Raises
+    ------
+    InputError
+        If the table is of another network, or foreign and that is not allowed.
+    """
+    captured = capture(model, example_inputs)
+    inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
+    example = _check_inputs(network, inputs)
+    found = {subject_of(s): m for s, m in signature_latencies(path, space).items()}
+    origin = read_origin(path)
+    with inference(options.threads), opened(study) as store:
+        bench = Bench(options, example, len(example), store)
+        check_origin(path, origin, bench.environment, allow_foreign=allow_foreign)
+        if origin is not None and origin.network == network.fingerprint:
+            barriers = _barriers(bench, captured, network, inputs)
+            found |= {barriers[name].subject: m for name, m in origin.barriers.items()}
+            if origin.end_to_end is not None:
+                found[subject_of_network(network)] = origin.end_to_end
+        store.add_measurements(bench.environment.fingerprint, found)
+    return len(found)
 
 
 def measure_modules(

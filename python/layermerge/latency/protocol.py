@@ -165,7 +165,8 @@ def _warm_up(rotation: Rotation, set_aside: Callable[[], None]) -> None:
     before: dict[str, int] = {}
     for _ in range(MAX_WARM_UPS if rotation.timings else 0):
         taken = rotation.warm_up()
-        set_aside()
+        if before:
+            set_aside()
         shared = before.keys() & taken.keys()
         is_faster = sum(taken[n] for n in shared) < STEADY * sum(before[n] for n in shared)
         if before and not is_faster:
