@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layermerge.errors import InputError
+from layermerge.errors import InputError, MeasurementError
 from layermerge.latency import rotation
 from layermerge.latency.protocol import Precision, Unit, measure_units
+from layermerge.latency.sentinel import Sentinel
 from layermerge.latency.summary import summarise
 from layermerge.store import Measurement
 
@@ -203,3 +204,118 @@ def test_a_target_that_is_no_fraction_is_refused(target_rsd):
 def test_a_time_that_is_not_positive_is_refused(max_seconds):
     with pytest.raises(InputError, match=f"max_seconds must be greater than 0, got {max_seconds}"):
         Precision(max_seconds=max_seconds)
+
+
+def raising(error):
+    def run():
+        raise error
+
+    run.name = "broken"
+    return run
+
+
+def test_a_unit_that_raises_is_given_up_and_the_others_are_measured():
+    machine = Machine(reference=[100], a=[1000], b=[2000])
+    units = {"a": Unit(machine.unit("a")), "broken": Unit(raising(MemoryError("no space")))}
+    outcome = measure_units(
+        units | {"b": Unit(machine.unit("b"))},
+        reference=machine.unit("reference"),
+        clock=machine.clock,
+        precision=Precision(),
+        now=lambda: machine.now_ns / 1e9,
+    )
+    assert outcome.failures == {"broken": "MemoryError: no space"}
+    assert {name: m.median_ns for name, m in outcome.measurements.items()} == {"a": 1000, "b": 2000}
+
+
+def test_a_unit_that_raises_in_the_middle_is_given_up():
+    machine, calls = Machine(reference=[100], a=noisy(1000, 100, seed=7)), itertools.count()
+
+    def run():
+        if next(calls) > 5:
+            raise RuntimeError("CUDA error: out of memory\nmore")
+        return 500
+
+    run.name = "b"
+    outcome = measure_units(
+        {"a": Unit(machine.unit("a")), "b": Unit(run)},
+        reference=machine.unit("reference"),
+        clock=machine.clock,
+        precision=Precision(),
+        now=lambda: machine.now_ns / 1e9,
+    )
+    assert outcome.failures == {"b": "RuntimeError: CUDA error: out of memory"}
+    assert outcome.measurements["a"].spread <= 0.02
+
+
+def test_a_device_that_is_gone_ends_the_run_and_what_was_final_is_kept():
+    machine, kept = Machine(reference=[100], a=[1000], b=noisy(1000, 200, seed=8)), {}
+    runs = itertools.count()
+    alive = machine.unit("reference")
+
+    def reference():
+        if next(runs) > 200:
+            raise RuntimeError("the GPU has fallen off the bus")
+        return alive()
+
+    reference.name = "reference"
+    with pytest.raises(MeasurementError, match="not even the reference.*fallen off the bus"):
+        measure_units(
+            {name: Unit(machine.unit(name)) for name in "ab"},
+            reference=reference,
+            clock=machine.clock,
+            precision=Precision(1e-6, 10.0),
+            keep=kept.update,
+            now=lambda: machine.now_ns / 1e9,
+        )
+    assert kept["a"].median_ns == 1000
+
+
+def test_a_program_of_several_copies_counts_as_one():
+    machine = Machine(reference=[100], conv=[4000])
+    outcome = measure_units(
+        {"conv": Unit(machine.unit("conv"), copies=4)},
+        reference=machine.unit("reference"),
+        clock=machine.clock,
+        precision=Precision(),
+        now=lambda: machine.now_ns / 1e9,
+    )
+    assert outcome.measurements["conv"].median_ns == 1000
+
+
+def test_latencies_are_at_the_pace_of_the_first_run():
+    machine = Machine(reference=[130], conv=[1300])
+    measured = machine.measure("conv", sentinel=Sentinel(baseline_ns=100))
+    assert measured["conv"].median_ns == 1000
+
+
+def test_a_machine_that_slows_down_for_good_does_not_bias_what_comes_late():
+    machine = Machine(reference=[1000], a=[5000], b=noisy(5000, 1500, seed=9))
+    machine.slowdown = lambda: 1.2 if machine.now_ns > 500_000 else 1
+    outcome = machine.outcome("a", "b", target_rsd=0.05)
+    assert outcome.drift == pytest.approx(1.2, rel=0.01)
+    assert outcome.measurements["b"].median_ns == pytest.approx(5000, rel=0.06)
+
+
+def test_a_clock_that_jumps_ahead_does_not_end_the_measuring():
+    machine, looks = Machine(reference=[100], noisy=noisy(1000, 100, seed=10)), itertools.count()
+
+    def now():
+        return machine.now_ns / 1e9 + (3600 if next(looks) > 3 else 0)
+
+    jumped = measure_units(
+        {"noisy": Unit(machine.unit("noisy"))},
+        reference=machine.unit("reference"),
+        clock=machine.clock,
+        precision=Precision(0.02, 10.0),
+        now=now,
+    )
+    assert jumped.measurements["noisy"].spread <= 0.02
+
+
+def test_timings_that_a_clock_that_jumped_made_do_not_decide():
+    jumps = [1000] * 20 + [-(10**12), 10**12]
+    machine = Machine(reference=[100], conv=jumps)
+    machine.now_ns = 10**15
+    measured = machine.measure("conv")
+    assert measured["conv"].median_ns == 1000
