@@ -259,7 +259,7 @@ def test_a_device_that_is_gone_ends_the_run_and_what_was_final_is_kept():
         return alive()
 
     reference.name = "reference"
-    with pytest.raises(MeasurementError, match="not even the reference.*fallen off the bus"):
+    with pytest.raises(MeasurementError, match=r"not even the reference.*fallen off the bus"):
         measure_units(
             {name: Unit(machine.unit(name)) for name in "ab"},
             reference=reference,
