@@ -25,10 +25,14 @@ LOOK_GROWTH = 1.1
 
 @dataclass(frozen=True)
 class Unit:
-    """What is timed: a call, which does the same thing so many times over."""
+    """What is timed: a call, which does the same thing so many times over.
+
+    `before` runs first, untimed: it writes the input, as the layer before does in a network.
+    """
 
     call: Call
     copies: int = 1
+    before: Call | None = None
 
 
 class Rotation:
@@ -135,11 +139,14 @@ class Rotation:
                     yield from self._run_alone(name)
 
     def _run_lap(self, lap: Sequence[str]) -> list[tuple[str, int, bool]]:
-        calls = [self.units[name].call for name in lap]
+        units = [self.units[name] for name in lap]
+        calls = [call for unit in units for call in (unit.before, unit.call) if call]
         # The sentinel's first run of two only fetches its data: its second does not depend on
         # what ran before.
         watch = [self.reference, self.reference]
-        _, before, *timings, _, after = self._time([*watch, *calls, *watch])
+        _, before, *taken, _, after = self._time([*watch, *calls, *watch])
+        runs = iter(taken)
+        timings = [[next(runs) for _ in range(1 + bool(unit.before))][-1] for unit in units]
         is_disturbed = self.sentinel.is_disturbed_by((before, after))
         self.laps += 1
         self.disturbed_laps += is_disturbed
