@@ -8,11 +8,14 @@ from torch import nn
 
 from layermerge.candidates import CandidateSpace, Signature
 from layermerge.enumeration import enumerate_candidates
-from layermerge.errors import InputError
+from layermerge.errors import InputError, MeasurementError
 from layermerge.graph import bind_inputs, capture, graph_arguments
-from layermerge.latency import protocol, pytorch, units
-from layermerge.latency.profile import Environment, LatencyProfile, hopeless
-from layermerge.latency.pytorch import measure_latency, measure_modules
+from layermerge.latency import bench, protocol, rotation, units
+from layermerge.latency.environment import Environment
+from layermerge.latency.measuring import measure_latency, measure_modules
+from layermerge.latency.options import LatencyOptions
+from layermerge.latency.placement import Placement
+from layermerge.latency.profile import LatencyProfile, hopeless
 from layermerge.store import Measurement, Study
 from layermerge.tracing import trace
 from networks import tiny_classifier
@@ -47,22 +50,29 @@ def measured_units(monkeypatch):
         names.extend(name for name in units if name not in known)
         return original(units, known=known, **options)
 
-    monkeypatch.setattr(pytorch, "measure_units", spy)
+    monkeypatch.setattr(bench, "measure_units", spy)
     return names
 
 
-def measure(model, network, space, **options):
+def options(**changed):
+    return LatencyOptions(**{"target_rsd": 0.5, "max_seconds": 0.5, "threads": 1, **changed})
+
+
+def measure(model, network, space, *, example_inputs=INPUT, deployed=None, study=None, **changed):
     return measure_latency(
         model,
         network,
         space,
-        **{"example_inputs": INPUT, "target_rsd": 0.5, "max_seconds": 0.5, "threads": 1, **options},
+        example_inputs=example_inputs,
+        deployed=deployed,
+        study=study,
+        options=options(**changed),
     )
 
 
 def profile_of(space, latencies_ns):
     measurements = (Measurement(latency, 0.0, 1, 0.0) for latency in latencies_ns)
-    environment = Environment("none", "cpu", "float32", 1, 1)
+    environment = Environment("none", "1", "cpu", "", "fp32", "channels_first", 1, 1, "clock")
     return LatencyProfile(
         space, environment, dict(zip(space.signatures, measurements, strict=True)), {}
     )
@@ -70,8 +80,10 @@ def profile_of(space, latencies_ns):
 
 @pytest.mark.parametrize("signature", SIGNATURES)
 def test_a_unit_computes_a_tensor_of_the_size_that_the_signature_says(signature):
-    (call,) = units.convolution_calls([signature], 2, torch.device("cpu"))
-    assert call().shape == (2, signature.out_channels, *signature.output_size)
+    placement = Placement(torch.device("cpu"), torch.float32, channels_last=False)
+    inputs = units.Buffers([signature], 2, placement).inputs_of(signature)
+    output = units.MergedConvolution(signature)(*inputs)
+    assert output.shape == units.output_shape(signature, 2)
 
 
 def test_a_unit_adds_the_residual_before_the_activation():
@@ -97,16 +109,16 @@ def test_each_barrier_is_called_with_the_inputs_that_it_gets_in_the_network(trac
     captured = capture(model, image)
     names = [barrier.name for barrier in network.barriers]
     arguments = graph_arguments(captured, bind_inputs(model, image))
-    calls = units.barrier_calls(captured, names, arguments)
-    assert list(calls) == names
+    cut_out = units.barrier_units(captured, names, arguments)
+    assert list(cut_out) == names
     head = next(b.name for b in network.barriers if b.kind.lower() == "linear")
-    torch.testing.assert_close(calls[head](), model(image))
+    torch.testing.assert_close(cut_out[head].module(*cut_out[head].inputs), model(image))
 
 
 def test_a_barrier_that_the_model_does_not_have_is_refused(traced):
     captured = capture(traced[0], INPUT)
     with pytest.raises(InputError, match="barrier 'attention', which the model does not have"):
-        units.barrier_calls(captured, ["attention"], (INPUT,))
+        units.barrier_units(captured, ["attention"], (INPUT,))
 
 
 def test_a_profile_knows_every_candidate_and_barrier(traced):
@@ -130,7 +142,7 @@ def test_what_a_study_holds_is_not_measured_again(traced, measured_units, tmp_pa
     first = measure(model, network, space, study=tmp_path / "run.db", deployed=model)
     count = len(measured_units)
     second = measure(model, network, space, study=tmp_path / "run.db", deployed=model)
-    assert len(measured_units) == count == second.num_known
+    assert len(measured_units) == count == second.effort.num_known
     assert second.convolutions == first.convolutions
     assert second.barriers == first.barriers
     assert second.end_to_end == first.end_to_end
@@ -149,7 +161,7 @@ def test_a_killed_measurement_keeps_what_was_final(traced, measured_units, monke
     with pytest.raises(KeyboardInterrupt):
         measure(model, network, space, study=study)
     monkeypatch.undo()
-    assert measure(model, network, space, study=study).num_known == 2
+    assert measure(model, network, space, study=study).effort.num_known == 2
     study.close()
 
 
@@ -158,13 +170,14 @@ def test_another_environment_is_measured_anew(traced, change):
     model, network, space = traced
     with Study() as study:
         measure(model, network, space, study=study)
-        assert measure(model, network, space, study=study, **change).num_known == 0
+        assert measure(model, network, space, study=study, **change).effort.num_known == 0
 
 
 def test_the_environment_says_what_was_measured(traced):
     environment = measure(*traced, threads=1).environment
-    assert (environment.batch, environment.threads, environment.dtype) == (2, 1, "float32")
-    assert torch.__version__ in environment.backend
+    assert (environment.batch, environment.threads, environment.dtype) == (2, 1, "fp32")
+    assert environment.backend == "eager"
+    assert torch.__version__ in environment.version
     assert environment.device.startswith("cpu ")
 
 
@@ -199,11 +212,11 @@ def test_a_larger_convolution_takes_longer():
 def test_networks_are_measured_against_each_other():
     small, large = (nn.Sequential(nn.Conv2d(1, c, 3), nn.Conv2d(c, c, 3)).eval() for c in (4, 64))
     measured = measure_modules(
-        {"small": small, "large": large}, torch.zeros(1, 1, 32, 32), threads=1, max_seconds=2
+        {"small": small, "large": large}, torch.zeros(1, 1, 32, 32), options=options(max_seconds=2)
     )
     assert list(measured) == ["small", "large"]
     assert measured["small"].median_ns < measured["large"].median_ns
-    assert measured["small"].repeats >= protocol.MIN_REPEATS
+    assert measured["small"].repeats >= rotation.MIN_REPEATS
 
 
 def test_a_candidate_that_is_no_faster_than_its_layers_cannot_pay(traced):
@@ -251,7 +264,7 @@ def test_a_device_that_cannot_measure_is_refused(traced, device):
 
 
 def test_a_model_on_another_device_than_the_input_is_refused(traced):
-    with pytest.raises(InputError, match="of the model is on meta, the example input on cpu"):
+    with pytest.raises(InputError, match="the model is on the device meta"):
         measure(tiny_classifier().to("meta"), *traced[1:])
 
 
@@ -266,9 +279,11 @@ def test_an_input_of_another_size_is_refused(traced):
         measure(*traced, example_inputs=torch.zeros(2, 1, 9, 9))
 
 
-def test_a_model_in_double_precision_is_refused(traced):
-    with pytest.raises(InputError, match=r"torch.float64, and latency is measured in float32"):
-        measure(tiny_classifier().double(), *traced[1:], example_inputs=INPUT.double())
+def test_a_model_in_double_precision_is_measured_in_the_precision_that_was_asked_for(traced):
+    double = tiny_classifier().double()
+    profile = measure(double, *traced[1:], example_inputs=INPUT.double(), deployed=double)
+    assert profile.environment.dtype == "fp32"
+    assert next(double.parameters()).dtype == torch.float64
 
 
 def test_batch_norm_in_training_mode_is_refused(traced):
@@ -278,7 +293,9 @@ def test_batch_norm_in_training_mode_is_refused(traced):
 
 def test_a_network_that_does_not_run_is_named():
     networks = {"base": nn.Linear(3, 1).eval()}
-    with pytest.raises(InputError, match="network 'base' does not run on the example inputs"):
+    with pytest.raises(
+        MeasurementError, match="'base' does not run on the example inputs: Runtime"
+    ):
         measure_modules(networks, torch.zeros(1, 4))
 
 

@@ -13,6 +13,7 @@ from layermerge.finetuning import FinetuneSettings, finetune, score_classificati
 from layermerge.importance import status
 from layermerge.importance.estimation import fingerprint_weights
 from layermerge.importance.search import SearchOptions
+from layermerge.latency.options import LatencyOptions
 from layermerge.pipeline import Options, compress
 from layermerge.search_space import SearchSpace
 from layermerge.store import Study
@@ -21,13 +22,8 @@ from networks import Residual, images, relative_error, striped_images
 TRAIN, VALIDATION, TEST = (striped_images(n, seed) for seed, n in enumerate((256, 120, 120)))
 TRAIN_PART = tuple(part[:64] for part in TRAIN)
 EXAMPLE = torch.zeros(16, 1, 8, 8)
-OPTIONS = Options(
-    threads=1,
-    target_rsd=0.2,
-    max_seconds=1.5,
-    space=SearchSpace(max_kernel=5),
-    score_name="accuracy",
-)
+LATENCY = LatencyOptions(threads=1, target_rsd=0.2, max_seconds=1.5)
+OPTIONS = Options(latency=LATENCY, space=SearchSpace(max_kernel=5), score_name="accuracy")
 NUM_LAYERS = 5
 
 

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.importance.scores import ImportanceScores
-from layermerge.latency.profile import Environment, LatencyProfile
+from layermerge.latency.environment import Environment
+from layermerge.latency.profile import LatencyProfile
 from layermerge.planning import Budget, chosen_candidates, make_plan, predict_ns, tabulate
 from layermerge.store import Measurement
 from layermerge.tracing import trace
 from networks import images, zoo
 
-ENVIRONMENT = Environment("none", "cpu", "float32", 1, 1)
+ENVIRONMENT = Environment("none", "1", "cpu", "", "fp32", "channels_first", 1, 1, "clock")
 
 
 def space_of(name):

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from layermerge.importance.estimation import estimate_importance
     from layermerge.importance.scores import ImportanceScores
     from layermerge.importance.search import FoundPlans, SearchOptions, find_plans
+    from layermerge.latency.measuring import measure_latency, measure_modules
+    from layermerge.latency.options import LatencyOptions, Roofline
     from layermerge.latency.profile import LatencyProfile
-    from layermerge.latency.pytorch import measure_latency
     from layermerge.merging import merge
     from layermerge.models import load_model
     from layermerge.network import Network
@@ -56,6 +57,7 @@ __all__ = [
     "ImportanceTable",
     "InfeasibleError",
     "InputError",
+    "LatencyOptions",
     "LatencyProfile",
     "LatencyTable",
     "LayerMergeError",
@@ -63,6 +65,7 @@ __all__ = [
     "Options",
     "Plan",
     "Result",
+    "Roofline",
     "SearchOptions",
     "SearchSpace",
     "Selection",
@@ -79,6 +82,7 @@ __all__ = [
     "load_plan",
     "make_plan",
     "measure_latency",
+    "measure_modules",
     "merge",
     "merge_least_squares",
     "original_plan",
@@ -103,6 +107,7 @@ _MODULE_OF = {
     "ImportanceTable": "layermerge.tables",
     "InfeasibleError": "layermerge.errors",
     "InputError": "layermerge.errors",
+    "LatencyOptions": "layermerge.latency.options",
     "LatencyProfile": "layermerge.latency.profile",
     "LatencyTable": "layermerge.tables",
     "LayerMergeError": "layermerge.errors",
@@ -112,6 +117,7 @@ _MODULE_OF = {
     "Result": "layermerge.results",
     "SearchSpace": "layermerge.search_space",
     "SearchOptions": "layermerge.importance.search",
+    "Roofline": "layermerge.latency.options",
     "Selection": "layermerge.selection",
     "Study": "layermerge.store",
     "UnsupportedModelError": "layermerge.errors",
@@ -125,7 +131,8 @@ _MODULE_OF = {
     "load_model": "layermerge.models",
     "load_plan": "layermerge.plan",
     "make_plan": "layermerge.planning",
-    "measure_latency": "layermerge.latency.pytorch",
+    "measure_latency": "layermerge.latency.measuring",
+    "measure_modules": "layermerge.latency.measuring",
     "merge": "layermerge.merging",
     "merge_least_squares": "layermerge.importance.closed_form",
     "original_plan": "layermerge.plan",

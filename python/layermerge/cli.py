@@ -15,12 +15,23 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import layermerge
-from layermerge.commands import compress, demo, frontier, importance, inspect, solve
+from layermerge.commands import (
+    compress,
+    demo,
+    frontier,
+    importance,
+    inspect,
+    profile,
+    solve,
+    table,
+)
 from layermerge.errors import InfeasibleError, InputError, LayerMergeError
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "inspect": inspect,
+    "profile": profile,
+    "table": table,
     "compress": compress,
     "importance": importance,
     "solve": solve,

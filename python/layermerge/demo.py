@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from layermerge.datasets import DIGITS_SIZE, Dataset, load_digits
 from layermerge.exporting import write_weights
 from layermerge.finetuning import FinetuneSettings, finetune
+from layermerge.latency.options import LatencyOptions
 from layermerge.pipeline import Compression, Options, compress
 from layermerge.recipes import classification
 from layermerge.search_space import SearchSpace
@@ -167,9 +168,12 @@ def run_demo(
         study=folder / STUDY_FILE,
         options=Options(
             space=SearchSpace(max_kernel=settings.max_kernel),
-            threads=threads,
-            target_rsd=settings.target_rsd,
-            max_seconds=settings.max_seconds,
+            latency=LatencyOptions(
+                threads=threads,
+                target_rsd=settings.target_rsd,
+                max_seconds=settings.max_seconds,
+                progress=progress,
+            ),
             estimator=recipe.estimator,
             finetuner=recipe.finetuner,
             score_name=recipe.score_name,

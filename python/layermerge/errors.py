@@ -37,6 +37,10 @@ class TrainingError(LayerMergeError):
     """Training diverged."""
 
 
+class MeasurementError(LayerMergeError):
+    """A latency cannot be measured."""
+
+
 class MissingDependencyError(LayerMergeError, ImportError):
     """An optional dependency is needed and not installed."""
 

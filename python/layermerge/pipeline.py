@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -29,8 +29,10 @@ from layermerge.importance.executors import SERIAL, Executor
 from layermerge.importance.proxies import ClosedForm
 from layermerge.importance.scores import name_of
 from layermerge.importance.search import LAZY, SearchOptions, check_reachable, searching
-from layermerge.latency.profile import Environment, LatencyProfile
-from layermerge.latency.pytorch import measure_latency, measure_modules
+from layermerge.latency.environment import Environment
+from layermerge.latency.measuring import measure_latency, measure_modules
+from layermerge.latency.options import DEFAULT_OPTIONS, LatencyOptions
+from layermerge.latency.profile import LatencyProfile
 from layermerge.merging import merge, merge_unverified
 from layermerge.network import Network
 from layermerge.plan import Plan, original_plan
@@ -60,8 +62,8 @@ class Options:
     init : {"composed", "least_squares"}
         What fine-tunes start from: the weights that are kept, or segments merged in closed form on
         calibration data.
-    device, threads, target_rsd, max_seconds
-        See `measure_latency`.
+    latency : LatencyOptions
+        How latency is measured: backend, device, precision.
     estimator : str
         Names what `score_fn` and `train_fn` do; see `estimate_importance`.
     finetuner : str
@@ -71,17 +73,14 @@ class Options:
         What a score is, for the report.
     seed : int
     progress : bool
-        Show progress bars on a terminal.
+        Show progress bars of everything but latency, which has an option of its own.
     """
 
     space: SearchSpace = field(default_factory=SearchSpace)
     search: SearchOptions = LAZY
     executor: Executor = SERIAL
     init: str = "composed"
-    device: str | None = None
-    threads: int | None = None
-    target_rsd: float = 0.02
-    max_seconds: float = 120.0
+    latency: LatencyOptions = DEFAULT_OPTIONS
     estimator: str = "custom"
     finetuner: str = "custom"
     score_name: str = "score"
@@ -203,7 +202,7 @@ def compress(
                     _measure_plan, model, base, example_inputs, profile.environment, store, options
                 )
                 plan = plan_within_budget(
-                    profile, planner.plan, budget, measure, margin=options.target_rsd
+                    profile, planner.plan, budget, measure, margin=options.latency.target_rsd
                 )
         with stages.timed("finetune"):
             start = _start(model, network, plan, calibration, options)
@@ -212,7 +211,7 @@ def compress(
         merged = trained if options.init == "least_squares" else merge(trained)
     with stages.timed("evaluate"):
         evaluate = evaluate_fn or score_fn
-        measured = _compare(base, merged, example_inputs, options)
+        measured = _compare(base, merged, example_inputs, study, options)
         values = {BASE: float(evaluate(base)), COMPRESSED: float(evaluate(merged))}
     modules = {BASE: base, COMPRESSED: merged}
     evidence = Evidence(
@@ -238,12 +237,8 @@ def _measure(
         space,
         example_inputs=example_inputs,
         deployed=base,
-        device=options.device,
-        threads=options.threads,
-        target_rsd=options.target_rsd,
-        max_seconds=options.max_seconds,
+        options=options.latency,
         study=study,
-        progress=options.progress,
     )
 
 
@@ -261,7 +256,7 @@ def _measure_plan(
     known = study.measurements(environment.fingerprint)
     if not all(subject in known for subject in subjects):
         candidate = merge_unverified(rewrite(model, plan))
-        measured = _compare(base, candidate, example_inputs, options)
+        measured = _compare(base, candidate, example_inputs, study, options)
         known = dict(zip(subjects, (measured[BASE], measured[COMPRESSED]), strict=True))
         study.add_measurements(environment.fingerprint, known)
     return Comparison(*(known[subject] for subject in subjects))
@@ -312,16 +307,17 @@ def _finetune(
 
 
 def _compare(
-    base: nn.Module, compressed: nn.Module, example_inputs: ExampleInputs, options: Options
+    base: nn.Module,
+    compressed: nn.Module,
+    example_inputs: ExampleInputs,
+    study: StudyLike,
+    options: Options,
 ) -> dict[str, Measurement]:
     return measure_modules(
         {BASE: base, COMPRESSED: compressed},
         example_inputs,
-        device=options.device,
-        threads=options.threads,
-        target_rsd=options.target_rsd / 2,
-        max_seconds=options.max_seconds,
-        progress=options.progress,
+        options=replace(options.latency, target_rsd=options.latency.target_rsd / 2),
+        study=study,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -93,24 +94,33 @@ def tabulate(
     candidates : tuple of Candidate
         The candidate of each row.
     """
-    candidates = tuple(filter(scores.is_available, profile.space.candidates))
+    candidates = tuple(
+        candidate
+        for candidate in profile.space.candidates
+        if scores.is_available(candidate) and profile.is_feasible(candidate)
+    )
+    latency = tabulate_latency(profile, candidates)
+    kept = tuple(candidate.kept for candidate in candidates)
+    values = np.array([scores.of(candidate, objective) for candidate in candidates], np.float64)
+    importance = ImportanceTable(latency.entries, values, kept)
+    return latency, importance, candidates
+
+
+def tabulate_latency(profile: LatencyProfile, candidates: Sequence[Candidate]) -> LatencyTable:
+    """Put the latencies of candidates into a table, row by row."""
     entries = Entries(
         np.array([candidate.start for candidate in candidates], np.int32),
         np.array([candidate.end for candidate in candidates], np.int32),
-        np.array([candidate.kernel_size for candidate in candidates], np.int32),
-        np.array([candidate.signature.stride for candidate in candidates], np.int32),
+        np.array([candidate.kernel_size for candidate in candidates], np.int32).reshape(-1, 2),
+        np.array([candidate.signature.stride for candidate in candidates], np.int32).reshape(-1, 2),
         np.array([candidate.signature.is_depthwise for candidate in candidates], np.bool_),
     )
-    measurements = [profile.convolutions[candidate.signature] for candidate in candidates]
-    latency = LatencyTable(
+    measurements = [*map(profile.measurement_of, candidates)]
+    return LatencyTable(
         entries,
         np.array(list(map(profile.of, candidates)), np.int64),
         np.array([round(m.median_ns * m.spread) for m in measurements], np.int64),
     )
-    kept = tuple(candidate.kept for candidate in candidates)
-    values = np.array([scores.of(candidate, objective) for candidate in candidates], np.float64)
-    importance = ImportanceTable(entries, values, kept)
-    return latency, importance, candidates
 
 
 def make_plan(

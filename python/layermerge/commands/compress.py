@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layermerge.commands.options import (
+    add_latency,
     add_model,
     add_space,
     announce_stages,
+    latency_options,
     percentage,
     positive,
     search_space,
 )
 from layermerge.commands.task import (
-    add_latency,
     add_search,
     add_training,
     executor_of,
@@ -92,8 +93,7 @@ def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
             search=search_options(arguments),
             executor=executor_of(arguments),
             init=arguments.init,
-            threads=arguments.threads,
-            max_seconds=arguments.max_seconds,
+            latency=latency_options(arguments),
             estimator=task.recipe.estimator,
             finetuner=task.recipe.finetuner,
             score_name=task.recipe.score_name,

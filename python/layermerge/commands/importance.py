@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layermerge.commands.options import (
+    add_latency,
     add_model,
     add_space,
     announce_stages,
+    latency_options,
     percentage,
     search_space,
 )
 from layermerge.commands.task import (
-    add_latency,
     add_search,
     add_training,
     executor_of,
@@ -116,7 +117,7 @@ def _search(arguments: argparse.Namespace, study: Study) -> None:
 def _measure(
     arguments: argparse.Namespace, model: nn.Module, inputs: Tensor, study: Study
 ) -> LatencyProfile:
-    from layermerge.latency.pytorch import measure_latency
+    from layermerge.latency.measuring import measure_latency
     from layermerge.merging import merge
     from layermerge.plan import original_plan
     from layermerge.rewriting import rewrite
@@ -131,8 +132,7 @@ def _measure(
         space,
         example_inputs=inputs,
         deployed=merge(rewrite(model, original_plan(network))),
-        threads=arguments.threads,
-        max_seconds=arguments.max_seconds,
+        options=latency_options(arguments),
         study=study,
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import layermerge.candidates
 import layermerge.search_space
 from layermerge.errors import InputError
+from layermerge.latency.options import BACKENDS, DTYPES, LatencyOptions, Roofline
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,6 +112,74 @@ def search_space(arguments: argparse.Namespace) -> layermerge.search_space.Searc
         breaks=arguments.breaks,
         drop_branches=not arguments.keep_branches,
         boundary_activation=arguments.boundary_activation,
+    )
+
+
+def add_latency(parser: argparse.ArgumentParser) -> None:
+    """Add how latency is measured."""
+    group = parser.add_argument_group("latency")
+    group.add_argument(
+        "--input",
+        type=shape,
+        metavar="SHAPE",
+        help="shape of the input whose latency counts, such as 1x3x224x224; default: one image, of "
+        "the shape that the model or the data is for",
+    )
+    group.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="eager",
+        help="what runs the network; analytic computes instead of measuring; default: eager",
+    )
+    group.add_argument("--device", metavar="D", help="cpu or cuda; default: cuda if there is one")
+    group.add_argument(
+        "--dtype", choices=DTYPES, default="fp32", help="of weights and inputs; default: fp32"
+    )
+    group.add_argument(
+        "--channels-last", action="store_true", help="keep channels innermost in memory"
+    )
+    group.add_argument("--batch", type=at_least(1), metavar="N", help="default: as in --input")
+    group.add_argument(
+        "--threads", type=at_least(1), metavar="N", help="CPU only; default: torch's"
+    )
+    group.add_argument(
+        "--target-rsd",
+        type=positive,
+        default=0.02,
+        metavar="R",
+        help="relative half-width of the confidence interval to reach; default: 0.02",
+    )
+    group.add_argument(
+        "--max-seconds",
+        type=positive,
+        default=120.0,
+        metavar="T",
+        help="time for each round of measurements, where noise takes longer to average out; "
+        "default: 120",
+    )
+    group.add_argument(
+        "--peak-tflops", type=positive, metavar="F", help="of the device; backend analytic only"
+    )
+    group.add_argument(
+        "--bandwidth-gb-s", type=positive, metavar="B", help="of the device; backend analytic only"
+    )
+
+
+def latency_options(arguments: argparse.Namespace) -> LatencyOptions:
+    """Read what `add_latency` added."""
+    constants = arguments.peak_tflops, arguments.bandwidth_gb_s
+    if arguments.backend == "analytic" and None in constants:
+        raise InputError("--backend analytic needs --peak-tflops and --bandwidth-gb-s")
+    return LatencyOptions(
+        backend=arguments.backend,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        channels_last=arguments.channels_last,
+        batch=arguments.batch,
+        threads=arguments.threads,
+        target_rsd=arguments.target_rsd,
+        max_seconds=arguments.max_seconds,
+        roofline=None if None in constants else Roofline(*constants),
     )
 
 

@@ -12,7 +12,6 @@ from layermerge.commands.options import (
     at_least_zero,
     example,
     positive,
-    shape,
 )
 from layermerge.errors import InputError
 
@@ -32,30 +31,6 @@ class Task:
     model: nn.Module
     example: Tensor
     recipe: Recipe
-
-
-def add_latency(parser: argparse.ArgumentParser) -> None:
-    """Add how latency is measured."""
-    group = parser.add_argument_group("latency")
-    group.add_argument(
-        "--input",
-        type=shape,
-        metavar="SHAPE",
-        help="shape of the input whose latency counts, such as 1x3x224x224; default: that of the "
-        "data, one image",
-    )
-    group.add_argument("--device", metavar="D", help="cpu or cuda; default: cuda if there is one")
-    group.add_argument(
-        "--threads", type=at_least(1), metavar="N", help="CPU only; default: torch's"
-    )
-    group.add_argument(
-        "--max-seconds",
-        type=positive,
-        default=120.0,
-        metavar="T",
-        help="time for each round of measurements, where noise takes longer to average out; "
-        "default: 120",
-    )
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -161,7 +136,7 @@ def load_task(arguments: argparse.Namespace) -> Task:
     import torch
 
     from layermerge.finetuning import FinetuneSettings
-    from layermerge.latency.clocks import resolve_device
+    from layermerge.latency.placement import resolve_device
     from layermerge.models import load_model
     from layermerge.recipes import classification
 

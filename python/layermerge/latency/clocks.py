@@ -1,36 +1,120 @@
-"""How a lap of calls is timed on each kind of device, and with how many threads."""
+"""How a lap of calls is timed on each kind of device, and how devices and drivers are named."""
 
 from __future__ import annotations
 
 import platform
+import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
-from layermerge.errors import InputError
-from layermerge.latency.protocol import Call, Clock
+from layermerge.latency.rotation import Call
 
 
-def clock_of(device: torch.device) -> Clock:
-    """The clock for a device."""
-    return _time_on_cuda if device.type == "cuda" else _time_on_cpu
+class Timer(Protocol):
+    """Times calls on a device."""
+
+    @property
+    def name(self) -> str:
+        """What the clock reads."""
+        ...
+
+    def reference(self) -> Call:
+        """A kernel of constant cost, for the sentinel."""
+        ...
+
+    def time(self, calls: Sequence[Call]) -> list[int]:
+        """Run calls one after the other; return the nanoseconds that each took."""
+        ...
 
 
-def clock_name(device: torch.device) -> str:
-    """What the clock for a device reads."""
-    if device.type == "cuda":
-        return "CUDA events"
-    return "CPU time" if torch.get_num_threads() == 1 else "wall clock"
+class CpuTimer:
+    """The clock, or with one thread its CPU time.
+
+    The two agree on an idle machine; the latter leaves out the time in which another process had
+    the core.
+    """
+
+    def __init__(self) -> None:
+        is_single = torch.get_num_threads() == 1
+        self.name = "CPU time" if is_single else "wall clock"
+        self._now = time.thread_time_ns if is_single else time.perf_counter_ns
+
+    def reference(self) -> Call:
+        """A product of two matrices."""
+        return _matrix_product(torch.device("cpu"))
+
+    def time(self, calls: Sequence[Call]) -> list[int]:
+        """Run and time calls."""
+        timings = []
+        for call in calls:
+            start = self._now()
+            call()
+            timings.append(self._now() - start)
+        return timings
 
 
-def reference_call(device: torch.device) -> Call:
-    """A kernel of constant cost: a product of two matrices."""
-    matrix = torch.randn(256, 256).to(device)
-    return lambda: matrix @ matrix
+class SynchronousTimer:
+    """The wall clock, read when a CUDA device has finished: for what has a stream of its own."""
+
+    name = "wall clock, synchronous"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def reference(self) -> Call:
+        """A product of two matrices."""
+        return _matrix_product(self._device)
+
+    def time(self, calls: Sequence[Call]) -> list[int]:
+        """Run and time calls."""
+        timings = []
+        for call in calls:
+            start = time.perf_counter_ns()
+            call()
+            torch.cuda.synchronize(self._device)
+            timings.append(time.perf_counter_ns() - start)
+        return timings
+
+
+class CudaTimer:
+    """CUDA events: the whole lap is queued before waiting, as a network queues its layers."""
+
+    name = "CUDA events"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def reference(self) -> Call:
+        """A product of two matrices."""
+        return _matrix_product(self._device)
+
+    def time(self, calls: Sequence[Call]) -> list[int]:
+        """Run and time calls; memory that ran out is given back for those that follow."""
+        try:
+            with torch.cuda.device(self._device):
+                return self._time(calls)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            raise
+
+    def _time(self, calls: Sequence[Call]) -> list[int]:
+        events = [_event() for _ in range(len(calls) + 1)]
+        events[0].record()
+        for call, event in zip(calls, events[1:], strict=True):
+            call()
+            event.record()
+        torch.cuda.synchronize()
+        return [round(start.elapsed_time(end) * 1e6) for start, end in pairwise(events)]
+
+
+def timer_of(device: torch.device) -> Timer:
+    """The timer for a device."""
+    return CudaTimer(device) if device.type == "cuda" else CpuTimer()
 
 
 def processor_name(device: torch.device) -> str:
@@ -40,62 +124,19 @@ def processor_name(device: torch.device) -> str:
     return f"cpu {_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Parse a device and check that latencies can be measured on it."""
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device must be like 'cpu' or 'cuda:0'; got {device!r}") from error
-    if resolved.type not in ("cpu", "cuda"):
-        raise InputError(f"device must be cpu or cuda to measure on; got {str(device)!r}")
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device {str(device)!r} was asked for, and this machine has "
-            f"{torch.cuda.device_count()} CUDA devices that torch {torch.__version__} can use: "
-            "choose device='cpu', or install a torch that was built for the GPU"
-        )
-    return resolved
+def driver_version(device: torch.device) -> str:
+    """The version of the GPU's driver, as Linux gives it, and of CUDA; nothing on a CPU."""
+    if device.type != "cuda":
+        return ""
+    module = Path("/proc/driver/nvidia/version")
+    text = module.read_text(encoding="utf-8") if module.exists() else ""
+    found = re.search(r"\d+\.\d+(\.\d+)*", text)
+    return f"{found[0] if found else 'unknown'} (CUDA {torch.version.cuda})"
 
 
-@contextmanager
-def inference(threads: int | None) -> Iterator[None]:
-    """Run a block without autograd, with `threads` threads, and leave the random state alone."""
-    if threads is not None and not (isinstance(threads, int) and threads >= 1):
-        raise InputError(f"threads must be a whole number, at least 1; got {threads}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _time_on_cpu(calls: Sequence[Call]) -> list[int]:
-    """Time by the clock, or with one thread by its CPU time.
-
-    The two agree on an idle machine; the latter leaves out the time in which another process had
-    the core.
-    """
-    now = time.thread_time_ns if torch.get_num_threads() == 1 else time.perf_counter_ns
-    timings = []
-    for call in calls:
-        start = now()
-        call()
-        timings.append(now() - start)
-    return timings
-
-
-def _time_on_cuda(calls: Sequence[Call]) -> list[int]:
-    """Queue the whole lap before waiting, as a network queues its layers."""
-    events = [_event() for _ in range(len(calls) + 1)]
-    events[0].record()
-    for call, event in zip(calls, events[1:], strict=True):
-        call()
-        event.record()
-    torch.cuda.synchronize()
-    return [round(start.elapsed_time(end) * 1e6) for start, end in pairwise(events)]
+def _matrix_product(device: torch.device) -> Call:
+    matrix = torch.randn(256, 256, device=device)
+    return lambda: matrix @ matrix
 
 
 def _event() -> torch.cuda.Event:

@@ -2,56 +2,51 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from layermerge.candidates import Candidate, CandidateSpace, Signature
 from layermerge.errors import InputError
+from layermerge.latency.environment import Environment
 from layermerge.store import Measurement
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where and how latencies were measured. Equal environments share their measurements.
-
-    Attributes
-    ----------
-    backend : str
-        What runs the network, such as ``"torch-eager"``, and its version.
-    device : str
-        ``"cpu"`` or ``"cuda"``, and the name of the processor.
-    dtype : str
-    batch : int
-        Inputs per call.
-    threads : int
-        Threads within an operation; CPU only, 0 elsewhere.
-    clock : str
-        What times are of: wall clock, CPU time (of the one thread), CUDA events.
-    """
-
-    backend: str
-    device: str
-    dtype: str
-    batch: int
-    threads: int
-    clock: str = "wall clock"
-
-    @property
-    def fingerprint(self) -> str:
-        """The key under which a study keeps measurements."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    def __str__(self) -> str:
-        plural = "s" if self.threads > 1 else ""
-        threads = f", {self.threads} thread{plural}" if self.threads else ""
-        setting = f"{self.device}, {self.backend}, {self.dtype}, batch {self.batch}"
-        return f"{setting}{threads}, {self.clock}"
-
 
 HOPELESS = 2.0
 """How many times slower than what it replaces a candidate must be to need no precise latency."""
+MAX_WORK = 16.0
+"""How many times the FLOPs of what it replaces make a candidate not worth running even once."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What it took to measure.
+
+    Attributes
+    ----------
+    num_entries : int
+        Candidates and barriers that have a latency.
+    num_units : int
+        Distinct signatures and barriers among them: what is measured.
+    num_known : int
+        How many units, the whole network among them, the study held.
+    seconds : float
+    disturbed : float
+        Part of the laps that were timed again because something disturbed them.
+    drift : float
+        How many times slower the machine became, by its sentinel; latencies are corrected for it.
+    """
+
+    num_entries: int = 0
+    num_units: int = 0
+    num_known: int = 0
+    seconds: float = 0.0
+    disturbed: float = 0.0
+    drift: float = 1.0
+
+    @property
+    def num_saved(self) -> int:
+        """How many measurements it saved to measure equal things once."""
+        return self.num_entries - self.num_units
 
 
 @dataclass(frozen=True)
@@ -68,8 +63,9 @@ class LatencyProfile:
         The fixed parts, by graph node.
     end_to_end : Measurement or None
         The original network as it would be deployed, if it was given.
-    num_known : int
-        How many of all measurements came from the study.
+    failures : mapping of Signature to str
+        Signatures that have no latency, and why: their candidates cannot be chosen.
+    effort : Effort
     """
 
     space: CandidateSpace
@@ -77,17 +73,30 @@ class LatencyProfile:
     convolutions: Mapping[Signature, Measurement]
     barriers: Mapping[str, Measurement]
     end_to_end: Measurement | None = None
-    num_known: int = 0
+    failures: Mapping[Signature, str] = field(default_factory=dict)
+    effort: Effort = Effort()
 
     def of(self, candidate: Candidate) -> int:
         """Latency of a candidate, in nanoseconds."""
-        if candidate.signature not in self.convolutions:
-            raise InputError(
-                f"candidate {candidate.key} was not measured: the profile is of another candidate "
-                "space"
-            )
         tail_ns = sum(self.barriers[name].median_ns for name in candidate.tail)
-        return self.convolutions[candidate.signature].median_ns + tail_ns
+        return self.measurement_of(candidate).median_ns + tail_ns
+
+    def measurement_of(self, candidate: Candidate) -> Measurement:
+        """What was measured for a candidate's convolution."""
+        found = self.convolutions.get(candidate.signature)
+        if found is None:
+            reason = self.failures.get(candidate.signature)
+            raise InputError(
+                f"candidate {candidate.key} has no latency: {reason}"
+                if reason
+                else f"candidate {candidate.key} was not measured: the profile is of another "
+                "candidate space"
+            )
+        return found
+
+    def is_feasible(self, candidate: Candidate) -> bool:
+        """Whether a candidate runs on the device."""
+        return candidate.signature not in self.failures
 
     @property
     def fixed_ns(self) -> int:
@@ -110,6 +119,10 @@ class LatencyProfile:
             return Fraction(1)
         return Fraction(self.end_to_end.median_ns, self.original_ns)
 
+    def imprecise(self, target_rsd: float) -> tuple[Signature, ...]:
+        """Signatures for which the time was up before they reached a precision."""
+        return tuple(s for s, m in self.convolutions.items() if m.spread > target_rsd)
+
     def replaced_ns(self, candidate: Candidate) -> int:
         """Latency of the original layers that a candidate replaces."""
         return sum(
@@ -119,11 +132,14 @@ class LatencyProfile:
         )
 
     def unprofitable(self) -> frozenset[Candidate]:
-        """The candidates that are no faster than the original layers they replace."""
+        """The candidates that do not run, or are no faster than the layers they replace."""
         return frozenset(
             candidate
             for candidate in self.space.candidates
-            if not candidate.is_original and self.of(candidate) >= self.replaced_ns(candidate)
+            if not candidate.is_original
+            and not (
+                self.is_feasible(candidate) and self.of(candidate) < self.replaced_ns(candidate)
+            )
         )
 
 
@@ -134,14 +150,30 @@ def hopeless(space: CandidateSpace, estimates_ns: Mapping[Signature, int]) -> fr
     ----------
     space : CandidateSpace
     estimates_ns : mapping of Signature to int
-        A rough latency of every signature.
+        A rough latency of the signatures that have run.
     """
-    original_ns = {c.end: estimates_ns[c.signature] for c in space.original}
+    costs = {s: float(ns) for s, ns in estimates_ns.items()}
+    return _dearer_everywhere(space, costs, HOPELESS)
+
+
+def overworked(space: CandidateSpace) -> frozenset[Signature]:
+    """The signatures with so many FLOPs that no device runs them faster than what they replace."""
+    return _dearer_everywhere(space, {s: float(s.flops) for s in space.signatures}, MAX_WORK)
+
+
+def _dearer_everywhere(
+    space: CandidateSpace, costs: Mapping[Signature, float], factor: float
+) -> frozenset[Signature]:
+    """Signatures whose cost is above `factor` times that of the layers, for all who have them."""
+    total = [0.0]
+    originals = {candidate.end: candidate.signature for candidate in space.original}
+    for layer in range(1, space.network.num_layers + 1):
+        total.append(total[-1] + costs.get(originals[layer], float("inf")))
     is_worth = {
         c.signature
         for c in space.candidates
         if c.is_original
-        or estimates_ns[c.signature]
-        <= HOPELESS * sum(original_ns[layer] for layer in range(c.start + 1, c.end + 1))
+        or costs.get(c.signature, 0.0) <= factor * (total[c.end] - total[c.start])
+        or total[c.end] == float("inf")
     }
-    return frozenset(estimates_ns.keys() - is_worth)
+    return frozenset(costs.keys() - is_worth)

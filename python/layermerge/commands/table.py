@@ -1,0 +1,68 @@
+"""`layermerge table export|import`: latency tables that travel between machines."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from layermerge.commands.options import add_latency, add_model, add_space, latency_options
+from layermerge.commands.profile import Subject, load_subject
+
+if TYPE_CHECKING:
+    from layermerge.latency.options import LatencyOptions
+
+SUMMARY = "Write the latencies of a model as a table, or take a table into a study."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    export = actions.add_parser(
+        "export", help="write latencies to a file; what the study lacks is measured"
+    )
+    bring = actions.add_parser("import", help="take the latencies of a file into a study")
+    for action in (export, bring):
+        add_model(action)
+        action.add_argument("table", metavar="TABLE", help="CSV, or Parquet if named *.parquet")
+        action.add_argument("--study", required=True, metavar="FILE.db")
+        add_latency(action)
+        add_space(action)
+    bring.add_argument(
+        "--allow-foreign-table",
+        action="store_true",
+        help="take a table that was measured elsewhere as if it had been measured here",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export or import."""
+    subject, options = load_subject(arguments), latency_options(arguments)
+    done = _export if arguments.action == "export" else _import
+    print(done(arguments, subject, options))
+    return 0
+
+
+def _export(arguments: argparse.Namespace, subject: Subject, options: LatencyOptions) -> str:
+    from layermerge.latency.exchange import origin_path, write_profile
+
+    profile = subject.profile(options, arguments.study)
+    count = write_profile(profile, arguments.table)
+    return (
+        f"{count} entries in {arguments.table}; where they are from: {origin_path(arguments.table)}"
+    )
+
+
+def _import(arguments: argparse.Namespace, subject: Subject, options: LatencyOptions) -> str:
+    from layermerge.latency.measuring import import_table
+
+    count = import_table(
+        arguments.table,
+        subject.model,
+        subject.network,
+        subject.space,
+        example_inputs=subject.inputs,
+        study=arguments.study,
+        options=options,
+        allow_foreign=arguments.allow_foreign_table,
+    )
+    return f"{count} latencies of {arguments.table} are in {arguments.study}"

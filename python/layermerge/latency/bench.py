@@ -1,0 +1,152 @@
+"""The bench: a backend on a device, what it is to measure, and the study that keeps the results."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layermerge.errors import LayerMergeError
+from layermerge.latency.backend import environment_of, make_backend
+from layermerge.latency.options import LatencyOptions
+from layermerge.latency.placement import placement_of
+from layermerge.latency.programs import as_graph, positional
+from layermerge.latency.protocol import Outcome, measure_units
+from layermerge.latency.rotation import COMPANY, Call, Unit, reason_of
+from layermerge.latency.sentinel import Sentinel
+from layermerge.progress import progress_bar
+from layermerge.store import Measurement, Study
+
+Builder = Callable[[], Unit]
+
+SENTINEL = '{"sentinel": "matrix product"}'
+SENTINEL_RUNS = 30
+
+
+class Bench:
+    """Measures units by one backend in one environment.
+
+    It reads the number of threads: make it and use it within `placement.inference`.
+
+    Parameters
+    ----------
+    options : LatencyOptions
+    example : tensor
+        On the device that is measured by default.
+    batch : int
+        Inputs per call.
+    study : Study
+    """
+
+    def __init__(self, options: LatencyOptions, example: Tensor, batch: int, study: Study) -> None:
+        self.options = options
+        self.study = study
+        self.placement = placement_of(options, example)
+        self.backend = make_backend(options, self.placement)
+        self.environment = environment_of(self.backend, options, self.placement, batch)
+
+    def operation(
+        self, make: Callable[[], nn.Module], inputs: Callable[[], tuple[Any, ...]]
+    ) -> Unit:
+        """A unit of one operation of a network, repeated as often as the backend asks."""
+        with torch.device(self.placement.device):
+            modules = [make() for _ in range(self.backend.copies)]
+        placed = [self.placement.move(module.eval()) for module in modules]
+        values = inputs()
+        program = placed[0] if len(placed) == 1 else as_graph(placed, len(values))
+        call = self.backend.prepare(program, values)
+        return Unit(call, self.backend.copies, _writer(values))
+
+    def network(self, module: nn.Module, inputs: Mapping[str, Any]) -> Unit:
+        """A unit of a whole network."""
+        program, values = positional(self.placement.copy(module), inputs)
+        return Unit(self.backend.prepare(program, self.placement.values(values)))
+
+    def measure(
+        self,
+        builders: Mapping[str, Builder],
+        give_up: Callable[[Mapping[str, int]], Collection[str]] = lambda estimates_ns: (),
+        *,
+        keeps: bool = True,
+    ) -> tuple[Outcome, int]:
+        """Measure what the study does not hold; return everything, and how much it held.
+
+        Parameters
+        ----------
+        builders : mapping of str to callable
+            Make the units, by their subjects in the study.
+        give_up : callable, optional
+            See `measure_units`.
+        keeps : bool
+            Whether the study is asked, and keeps the results.
+        """
+        held = self.study.measurements(self.environment.fingerprint) if keeps else {}
+        known = {subject: held[subject] for subject in builders if subject in held}
+        pending = [subject for subject in builders if subject not in known]
+        if not pending:
+            return Outcome(known), len(known)
+        title = f"Measuring latency ({self.options.backend})"
+        with progress_bar(title, len(builders), enabled=self.options.progress) as show:
+            units, failures = _built(builders, [*pending, *_company(known)])
+            outcome = measure_units(
+                units,
+                reference=self.backend.timer.reference(),
+                clock=self.backend.timer.time,
+                precision=self.options.precision,
+                known=known,
+                sentinel=self._sentinel(),
+                give_up=give_up,
+                keep=self._keep if keeps else lambda final: None,
+                show=lambda done: show(done + len(builders) - len(units)),
+            )
+        results = known | outcome.measurements
+        ordered = {subject: results[subject] for subject in builders if subject in results}
+        failures |= outcome.failures
+        return replace(outcome, measurements=ordered, failures=failures), len(known)
+
+    def _keep(self, final: dict[str, Measurement]) -> None:
+        self.study.add_measurements(self.environment.fingerprint, final)
+
+    def _sentinel(self) -> Sentinel:
+        """A sentinel whose baseline is that of the first run of the study in this environment."""
+        reference = self.backend.timer.reference()
+        timings = self.backend.timer.time([reference] * SENTINEL_RUNS)[SENTINEL_RUNS // 3 :]
+        pace_ns = max(1, round(statistics.median(timings)))
+        first = self.study.first_measurement(
+            self.environment.fingerprint, SENTINEL, Measurement(pace_ns, 0.0, SENTINEL_RUNS, 0.0)
+        )
+        return Sentinel(first.median_ns)
+
+
+def _writer(values: tuple[Any, ...]) -> Call | None:
+    """Write the first input anew, which brings it into the caches, and leaves it as it is."""
+    tensors = [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
+    if not tensors or tensors[0].is_meta:
+        return None
+    return partial(tensors[0].mul_, 1.0)
+
+
+def _built(
+    builders: Mapping[str, Builder], subjects: Collection[str]
+) -> tuple[dict[str, Unit], dict[str, str]]:
+    """Build units; those that cannot be built, with the reason."""
+    units, failures = {}, {}
+    for subject in subjects:
+        try:
+            units[subject] = builders[subject]()
+        except LayerMergeError:
+            raise
+        except Exception as error:
+            failures[subject] = reason_of(error)
+    return units, failures
+
+
+def _company(known: Collection[str]) -> list[str]:
+    """Some of what is known already, to keep the caches cold beside what is not."""
+    return random.Random(0).sample(sorted(known), min(COMPANY, len(known)))

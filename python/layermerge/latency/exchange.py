@@ -1,0 +1,165 @@
+"""Latency tables that travel: a profile as a table file, and a table file into a study (no torch).
+
+Beside the table, in the authors' columns, lies a document that says where it was measured and
+holds what the columns have no place for: the fixed parts and the whole network.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from layermerge.candidates import Candidate, CandidateSpace, Signature
+from layermerge.documents import read_document, write_document
+from layermerge.errors import InputError
+from layermerge.latency.environment import Environment
+from layermerge.latency.profile import LatencyProfile
+from layermerge.planning import tabulate_latency
+from layermerge.store import Measurement
+from layermerge.table_files import read_latency, write_latency
+from layermerge.tables import Key, LatencyTable
+
+SCHEMA_VERSION = 1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a table was measured, and what is in no column of it.
+
+    Attributes
+    ----------
+    environment : Environment
+    network : str
+        Fingerprint of the network.
+    barriers : dict of str to Measurement
+        The fixed parts, by graph node.
+    end_to_end : Measurement or None
+    """
+
+    environment: Environment
+    network: str
+    barriers: dict[str, Measurement]
+    end_to_end: Measurement | None
+
+
+def origin_path(table: str | Path) -> Path:
+    """Where the origin of a table is written: ``T.csv`` has ``T.csv.origin.json``."""
+    return Path(f"{table}.origin.json")
+
+
+def write_profile(profile: LatencyProfile, path: str | Path) -> int:
+    """Write the latencies of a profile as a table, CSV or Parquet, with its origin beside it.
+
+    Returns
+    -------
+    int
+        Number of entries.
+    """
+    rows = {
+        _key(candidate): candidate
+        for candidate in reversed(profile.space.candidates)
+        if profile.is_feasible(candidate)
+    }
+    write_latency(tabulate_latency(profile, [*reversed(rows.values())]), path)
+    origin = Origin(
+        profile.environment,
+        profile.space.network.fingerprint,
+        dict(profile.barriers),
+        profile.end_to_end,
+    )
+    write_document(origin_path(path), "table-origin", SCHEMA_VERSION, asdict(origin))
+    return len(rows)
+
+
+def read_origin(path: str | Path) -> Origin | None:
+    """Where a table was measured, or None if nothing beside it says so."""
+    document = origin_path(path)
+    if not document.exists():
+        return None
+    return read_document(document, "table-origin", SCHEMA_VERSION, _parse)
+
+
+def check_origin(
+    path: str | Path, origin: Origin | None, here: Environment, *, allow_foreign: bool
+) -> None:
+    """Refuse a table that was measured elsewhere, unless that is allowed.
+
+    Raises
+    ------
+    InputError
+        Names what differs.
+    """
+    if origin is None:
+        what = f"it does not say where it was measured: there is no {origin_path(path).name}"
+    elif difference := origin.environment.difference(here):
+        what = f"it was measured elsewhere than here: {difference}"
+    else:
+        return
+    if not allow_foreign:
+        raise InputError(
+            f"{path} is a foreign table, {what}. Plans made by it keep their budgets on the device "
+            "that it is of: if that is what you want, give --allow-foreign-table"
+        )
+    _log.warning("%s is a foreign table, %s", path, what)
+
+
+def signature_latencies(path: str | Path, space: CandidateSpace) -> dict[Signature, Measurement]:
+    """Read a table as latencies of the signatures of a space.
+
+    Where a table has several latencies for one signature, as one that was measured entry by
+    entry, the median counts. Entries without a kernel size are those that keep every layer.
+
+    Raises
+    ------
+    InputError
+        If no entry is a candidate of the space.
+    """
+    table = read_latency(path)
+    found: dict[Signature, list[Measurement]] = {}
+    for candidate, measurement in _matched(table, space.candidates):
+        found.setdefault(candidate.signature, []).append(measurement)
+    if not found:
+        raise InputError(
+            f"{path} has no entry that is a candidate of {space.network.name}, which has "
+            f"{space.network.num_layers} layers: give the table of this network"
+        )
+    return {signature: _middle(measurements) for signature, measurements in found.items()}
+
+
+def _matched(
+    table: LatencyTable, candidates: Iterable[Candidate]
+) -> Iterable[tuple[Candidate, Measurement]]:
+    rows = table.entries.rows_by_key(table.source)
+    for candidate in candidates:
+        row = rows.get(_key(candidate))
+        if row is None and len(candidate.kept) == candidate.end - candidate.start:
+            row = rows.get((candidate.start, candidate.end, 0, 0, False))
+        if row is not None:
+            latency_ns, stdev_ns = int(table.latency_ns[row]), int(table.stdev_ns[row])
+            yield candidate, Measurement(latency_ns, stdev_ns / max(1, latency_ns), 0, 0.0)
+
+
+def _middle(measurements: list[Measurement]) -> Measurement:
+    middle = statistics.median_low(m.median_ns for m in measurements)
+    return next(m for m in measurements if m.median_ns == middle)
+
+
+def _key(candidate: Candidate) -> Key:
+    height, width = candidate.kernel_size
+    return candidate.start, candidate.end, height, width, candidate.signature.is_depthwise
+
+
+def _parse(document: Mapping[str, Any]) -> Origin:
+    whole = document["end_to_end"]
+    return Origin(
+        Environment(**document["environment"]),
+        document["network"],
+        {name: Measurement(**values) for name, values in document["barriers"].items()},
+        None if whole is None else Measurement(**whole),
+    )

@@ -1,0 +1,302 @@
+"""Measure a network's candidates, its fixed parts and whole networks, by any backend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from layermerge.candidates import CandidateSpace
+from layermerge.errors import InputError, LayerMergeError, MeasurementError
+from layermerge.graph import ExampleInputs, bind_inputs, capture, graph_arguments
+from layermerge.latency.bench import Bench, Builder
+from layermerge.latency.environment import Environment
+from layermerge.latency.exchange import check_origin, read_origin, signature_latencies
+from layermerge.latency.options import DEFAULT_OPTIONS, LatencyOptions
+from layermerge.latency.placement import inference, with_batch
+from layermerge.latency.profile import MAX_WORK, Effort, LatencyProfile, hopeless, overworked
+from layermerge.latency.protocol import Outcome
+from layermerge.latency.rotation import reason_of
+from layermerge.latency.units import (
+    BarrierUnit,
+    Buffers,
+    MergedConvolution,
+    barrier_units,
+    is_free,
+    subject_of,
+    subject_of_network,
+)
+from layermerge.network import Network
+from layermerge.store import Measurement, StudyLike, opened
+
+FREE = Measurement(0, 0.0, 0, 0.0)
+_TOO_MUCH_WORK = f"not worth running: more than {MAX_WORK:g} times the FLOPs of what it replaces"
+
+
+def measure_latency(
+    model: nn.Module,
+    network: Network,
+    space: CandidateSpace,
+    *,
+    example_inputs: ExampleInputs,
+    deployed: nn.Module | None = None,
+    options: LatencyOptions = DEFAULT_OPTIONS,
+    study: StudyLike = None,
+) -> LatencyProfile:
+    """Measure what every candidate and every fixed part of a network costs.
+
+    Each distinct signature is measured once, as it will run: convolution with bias, residual
+    addition, activation, at its real input size. All units run in turn, so that the caches are as
+    cold as in the network (see `layermerge.latency.protocol`). A convolution that is more than
+    twice as slow as all that it could replace is timed a few times only, one with 16 times the
+    FLOPs not at all. A candidate that the device cannot run is given up, with the reason.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that `network` was traced from, in evaluation mode. Left as it is.
+    network : Network
+    space : CandidateSpace
+    example_inputs : tensor, tuple or dict
+        Of the shapes that were traced; the batch size may be another, and is measured at.
+    deployed : torch.nn.Module, optional
+        The original network as it would be deployed, batch norm folded. Measured as a whole along
+        with its parts, it calibrates the prediction.
+    options : LatencyOptions
+    study : Study or path, optional
+        Keeps results as they arrive; what it holds for this environment is not measured again.
+
+    Returns
+    -------
+    LatencyProfile
+
+    Raises
+    ------
+    InputError
+        If the arguments do not fit together, or the device cannot be used.
+    MeasurementError
+        If a part of the original network cannot be run.
+    """
+    began = time.monotonic()
+    captured = capture(model, example_inputs)
+    inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
+    example = _check_inputs(network, inputs)
+    with inference(options.threads), opened(study) as store:
+        bench = Bench(options, example, len(example), store)
+        barriers = _barriers(bench, captured, network, inputs)
+        builders = _builders(bench, space, barriers, len(example))
+        if deployed is not None:
+            builders[subject_of_network(network)] = partial(bench.network, deployed, inputs)
+        outcome, num_known = bench.measure(builders, partial(_hopeless, space))
+    _check_original(space, barriers, outcome)
+    return _profile(space, bench.environment, barriers, outcome, num_known, began)
+
+
+def import_table(
+    path: str | Path,
+    model: nn.Module,
+    network: Network,
+    space: CandidateSpace,
+    *,
+    example_inputs: ExampleInputs,
+    study: StudyLike,
+    options: LatencyOptions = DEFAULT_OPTIONS,
+    allow_foreign: bool = False,
+) -> int:
+    """Put a table that was measured before into a study, so that it is not measured again.
+
+    Parameters
+    ----------
+    path : path
+        CSV or Parquet, in the columns of the authors' programs, with its origin beside it if
+        `write_profile` wrote it.
+    model, network, space, example_inputs, options
+        As for `measure_latency`.
+    study : Study or path
+    allow_foreign : bool
+        Take a table that was measured elsewhere, or that does not say where, as if it had been
+        measured here.
+
+    Returns
+    -------
+    int
+        Number of distinct signatures that have a latency now.
+
+    Raises
+    ------
+    InputError
+        If the table is of another network, or foreign and that is not allowed.
+    """
+    captured = capture(model, example_inputs)
+    inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
+    example = _check_inputs(network, inputs)
+    found = {subject_of(s): m for s, m in signature_latencies(path, space).items()}
+    origin = read_origin(path)
+    with inference(options.threads), opened(study) as store:
+        bench = Bench(options, example, len(example), store)
+        check_origin(path, origin, bench.environment, allow_foreign=allow_foreign)
+        if origin is not None and origin.network == network.fingerprint:
+            barriers = _barriers(bench, captured, network, inputs)
+            found |= {barriers[name].subject: m for name, m in origin.barriers.items()}
+            if origin.end_to_end is not None:
+                found[subject_of_network(network)] = origin.end_to_end
+        store.add_measurements(bench.environment.fingerprint, found)
+    return len(found)
+
+
+def measure_modules(
+    modules: Mapping[str, nn.Module],
+    example_inputs: ExampleInputs,
+    *,
+    options: LatencyOptions = DEFAULT_OPTIONS,
+    study: StudyLike = None,
+) -> dict[str, Measurement]:
+    """Measure whole networks against each other, in turn, end to end.
+
+    Parameters
+    ----------
+    modules : mapping of str to torch.nn.Module
+        In evaluation mode. Left as they are.
+    example_inputs : tensor, tuple or dict
+        What each of them is called with.
+    options : LatencyOptions
+    study : Study or path, optional
+        The pace of the device when the study began, to which latencies are scaled; the results
+        are not kept in it.
+
+    Returns
+    -------
+    dict of str to Measurement
+
+    Raises
+    ------
+    InputError
+        If there are no networks.
+    MeasurementError
+        If one of them does not run.
+    """
+    if not modules:
+        raise InputError("modules must hold at least one network")
+    inputs = {
+        name: with_batch(bind_inputs(module, example_inputs), options.batch)
+        for name, module in modules.items()
+    }
+    example = next(v for v in next(iter(inputs.values())).values() if isinstance(v, Tensor))
+    with inference(options.threads), opened(study) as store:
+        bench = Bench(options, example, len(example), store)
+        outcome, _ = bench.measure(
+            {name: partial(bench.network, modules[name], inputs[name]) for name in modules},
+            keeps=False,
+        )
+    for name, reason in outcome.failures.items():
+        raise MeasurementError(f"network {name!r} does not run on the example inputs: {reason}")
+    return outcome.measurements
+
+
+def _check_inputs(network: Network, inputs: Mapping[str, Any]) -> Tensor:
+    """Compare the inputs with those that were traced; return the first."""
+    for spec in network.inputs:
+        value = inputs.get(spec.name)
+        if not isinstance(value, Tensor) or tuple(value.shape[1:]) != spec.shape[1:]:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(
+                f"example input {spec.name!r} is {got}, but the network was traced with "
+                f"{spec.shape}: only the batch size may differ"
+            )
+    first: Tensor = inputs[network.inputs[0].name]
+    return first
+
+
+def _barriers(
+    bench: Bench, captured: fx.GraphModule, network: Network, inputs: Mapping[str, Any]
+) -> dict[str, BarrierUnit]:
+    placed = bench.placement.copy(captured)
+    assert isinstance(placed, fx.GraphModule)
+    arguments = graph_arguments(placed, bench.placement.values(inputs))
+    try:
+        return barrier_units(placed, [barrier.name for barrier in network.barriers], arguments)
+    except LayerMergeError:
+        raise
+    except Exception as error:
+        raise MeasurementError(
+            f"the network does not run on {bench.environment.device} in {bench.options.dtype}: "
+            f"{reason_of(error)}. Try a smaller batch, or another dtype"
+        ) from error
+
+
+def _builders(
+    bench: Bench, space: CandidateSpace, barriers: Mapping[str, BarrierUnit], batch: int
+) -> dict[str, Builder]:
+    screened = overworked(space)
+    signatures = [s for s in space.signatures if s not in screened and not is_free(s)]
+    buffers = Buffers(signatures, batch, bench.placement)
+    builders: dict[str, Builder] = {
+        subject_of(s): partial(
+            bench.operation, partial(MergedConvolution, s), partial(buffers.inputs_of, s)
+        )
+        for s in signatures
+    }
+    for unit in barriers.values():
+        if unit.does_compute or bench.options.backend == "eager":
+            builders[unit.subject] = partial(bench.operation, unit.make, unit.get_inputs)
+    return builders
+
+
+def _profile(
+    space: CandidateSpace,
+    environment: Environment,
+    barriers: Mapping[str, BarrierUnit],
+    outcome: Outcome,
+    num_known: int,
+    began: float,
+) -> LatencyProfile:
+    found = outcome.measurements
+    subjects = {signature: subject_of(signature) for signature in space.signatures}
+    convolutions = {s: found.get(n, FREE) for s, n in subjects.items() if is_free(s) or n in found}
+    fixed = {name: found.get(unit.subject, FREE) for name, unit in barriers.items()}
+    whole = subject_of_network(space.network)
+    effort = Effort(
+        num_entries=sum(c.signature in convolutions for c in space.candidates) + len(fixed),
+        num_units=len(found.keys() - {whole}),
+        num_known=num_known,
+        seconds=time.monotonic() - began,
+        disturbed=outcome.disturbed,
+        drift=outcome.drift,
+    )
+    failures = {
+        signature: outcome.failures.get(subject, _TOO_MUCH_WORK)
+        for signature, subject in subjects.items()
+        if signature not in convolutions
+    }
+    return LatencyProfile(
+        space, environment, convolutions, fixed, found.get(whole), failures, effort
+    )
+
+
+def _hopeless(space: CandidateSpace, estimates_ns: Mapping[str, int]) -> frozenset[str]:
+    """`hopeless`, in terms of the names of a study."""
+    subjects = {signature: subject_of(signature) for signature in space.signatures}
+    estimates = {s: estimates_ns[name] for s, name in subjects.items() if name in estimates_ns}
+    return frozenset(subjects[signature] for signature in hopeless(space, estimates))
+
+
+def _check_original(
+    space: CandidateSpace, barriers: Mapping[str, BarrierUnit], outcome: Outcome
+) -> None:
+    """Refuse to go on without a part that every prediction needs."""
+    layers = {
+        f"layer {layer.index} ({layer.name})": subject_of(candidate.signature)
+        for layer, candidate in zip(space.network.layers, space.original, strict=True)
+    }
+    fixed = {f"barrier {name}": unit.subject for name, unit in barriers.items()}
+    whole = {"the whole network": subject_of_network(space.network)}
+    for part, subject in (layers | fixed | whole).items():
+        if subject in outcome.failures:
+            raise MeasurementError(
+                f"{part} cannot be measured: {outcome.failures[subject]}. Try a smaller batch, or "
+                "another device, dtype or backend"
+            )

@@ -1,0 +1,124 @@
+"""ONNX Runtime: networks as ONNX models, on the CPU or a CUDA device."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layermerge.errors import InputError, MissingDependencyError
+from layermerge.latency.clocks import CpuTimer, SynchronousTimer, Timer, processor_name
+from layermerge.latency.options import LatencyOptions
+from layermerge.latency.placement import Placement
+from layermerge.latency.rotation import Call
+
+COPIES = 4
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_ELEMENT_TYPES = {  # the numbers that the ONNX standard gives them
+    torch.float32: 1,
+    torch.uint8: 2,
+    torch.int8: 3,
+    torch.int32: 6,
+    torch.int64: 7,
+    torch.bool: 9,
+    torch.float16: 10,
+    torch.float64: 11,
+    torch.bfloat16: 16,
+}
+
+
+class OnnxRuntime:
+    """Models exported through `torch.export`, with all of ONNX Runtime's optimisations."""
+
+    copies = COPIES
+
+    def __init__(self, options: LatencyOptions, placement: Placement) -> None:
+        try:
+            import onnxruntime
+            import onnxscript
+        except ImportError as error:
+            raise MissingDependencyError("ONNX Runtime", "onnx") from error
+        self._runtime = onnxruntime
+        self._placement = placement
+        self._provider = PROVIDERS[placement.device.type]
+        if self._provider not in onnxruntime.get_available_providers():
+            raise InputError(
+                f"this build of ONNX Runtime has no {self._provider}: choose device='cpu', or "
+                "install onnxruntime-gpu in place of onnxruntime"
+            )
+        if options.channels_last:
+            raise InputError(
+                "channels_last does not go with backend 'onnxruntime': ONNX has one layout"
+            )
+        self.version = f"onnxruntime {onnxruntime.__version__}, onnxscript {onnxscript.__version__}"
+        self.device = processor_name(placement.device)
+        is_cpu = placement.device.type == "cpu"
+        self.timer: Timer = CpuTimer() if is_cpu else SynchronousTimer(placement.device)
+
+    def prepare(self, module: nn.Module, inputs: tuple[Any, ...]) -> Call:
+        """A call of a session, with inputs and outputs in the memory of the device."""
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        session = self._runtime.InferenceSession(
+            export(module, inputs), options, providers=self._providers()
+        )
+        binding = session.io_binding()
+        device, index = self._placement.device.type, self._placement.device.index or 0
+        for description, value in zip(session.get_inputs(), inputs, strict=True):
+            binding.bind_input(
+                description.name,
+                device,
+                index,
+                _ELEMENT_TYPES[value.dtype],
+                tuple(value.shape),
+                value.data_ptr(),
+            )
+        for description in session.get_outputs():
+            binding.bind_output(description.name, device, index)
+        return _Session(session, binding, inputs)
+
+    def _providers(self) -> list[Any]:
+        if self._placement.device.type == "cpu":
+            return [self._provider]
+        return [
+            (self._provider, {"device_id": self._placement.device.index or 0}),
+            PROVIDERS["cpu"],
+        ]
+
+
+class _Session:
+    """A session bound to inputs, whose memory it keeps."""
+
+    def __init__(self, session: Any, binding: Any, inputs: tuple[Tensor, ...]) -> None:
+        self._session, self._binding, self._inputs = session, binding, inputs
+
+    def __call__(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+
+
+def export(module: nn.Module, inputs: tuple[Any, ...]) -> bytes:
+    """A module as an ONNX model of fixed shapes."""
+    with _quietly(), torch.inference_mode(False), torch.no_grad():
+        program = torch.onnx.export(module, inputs, dynamo=True, verbose=False)
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Leave out the exporter's remarks about its own parts."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

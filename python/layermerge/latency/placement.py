@@ -1,0 +1,104 @@
+"""Where and in which form networks are measured: device, dtype, memory layout, batch, threads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from layermerge.errors import InputError
+from layermerge.latency.options import LatencyOptions
+from layermerge.model_checks import check_evaluation_mode
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Device, dtype and memory layout of weights and inputs."""
+
+    device: torch.device
+    dtype: torch.dtype
+    channels_last: bool
+
+    def copy(self, module: nn.Module) -> nn.Module:
+        """A copy of a module in evaluation mode, placed."""
+        check_evaluation_mode(module)
+        return self.move(copy.deepcopy(module))
+
+    def move(self, module: nn.Module) -> nn.Module:
+        """Place a module itself."""
+        placed = module.to(self.device, self.dtype)
+        return placed.to(memory_format=torch.channels_last) if self.channels_last else placed
+
+    def values(self, values: Any) -> Any:
+        """The same values with every tensor in them placed."""
+        return pytree.tree_map_only(Tensor, self._tensor, values)
+
+    def _tensor(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().to(self.device)
+        if tensor.is_floating_point():
+            tensor = tensor.to(self.dtype)
+        if self.channels_last and tensor.dim() == 4:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
+
+
+def placement_of(options: LatencyOptions, example: Tensor) -> Placement:
+    """The placement that options ask for, by default on the device of an example input."""
+    device = resolve_device(options.device or str(example.device))
+    if options.backend == "analytic":
+        device = torch.device("meta")  # nothing runs: shapes are enough
+    elif options.backend in ("cuda-graphs", "tensorrt") and device.type != "cuda":
+        raise InputError(
+            f"backend {options.backend!r} runs on a CUDA device only, and device is "
+            f"{str(device)!r}: choose a device like 'cuda', or another backend"
+        )
+    return Placement(device, DTYPES[options.dtype], options.channels_last)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Parse a device and check that latencies can be measured on it."""
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device must be like 'cpu' or 'cuda:0'; got {device!r}") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise InputError(f"device must be cpu or cuda to measure on; got {str(device)!r}")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {str(device)!r} was asked for, and this machine has "
+            f"{torch.cuda.device_count()} CUDA devices that torch {torch.__version__} can use: "
+            "choose device='cpu', or install a torch that was built for the GPU"
+        )
+    return resolved
+
+
+def with_batch(inputs: dict[str, Any], batch: int | None) -> dict[str, Any]:
+    """Inputs of another batch size: the same examples again and again."""
+    if batch is None:
+        return inputs
+
+    def resized(tensor: Tensor) -> Tensor:
+        return tensor[torch.arange(batch, device=tensor.device) % len(tensor)]
+
+    return pytree.tree_map_only(Tensor, resized, inputs)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def inference(threads: int | None) -> Iterator[None]:
+    """Run a block without autograd, with `threads` threads, and leave the random state alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
+    finally:
+        torch.set_num_threads(before)

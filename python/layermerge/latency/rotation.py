@@ -1,0 +1,209 @@
+"""Units that take turns, their timings, and what became of those that failed (no torch)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from layermerge.errors import MeasurementError
+from layermerge.latency.sentinel import Sentinel
+from layermerge.latency.summary import summarise
+from layermerge.store import Measurement
+
+Call = Callable[[], object]
+Clock = Callable[[Sequence[Call]], Sequence[int]]
+"""Runs calls one after the other and returns the nanoseconds that each took."""
+
+LAP = 16
+COMPANY = 32
+"""Least number of units that rotate, so that the last ones are not timed in a hot loop."""
+MIN_REPEATS = 6  # the fewest whose range encloses the median with 95 % confidence
+SENTINEL_RUNS = 10
+LOOK_GROWTH = 1.1
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is timed: a call, which does the same thing so many times over.
+
+    `before` runs first, untimed: it writes the input, as the layer before does in a network.
+    """
+
+    call: Call
+    copies: int = 1
+    before: Call | None = None
+
+
+class Rotation:
+    """The units that are still measured, their timings, and the sentinel between them.
+
+    Attributes
+    ----------
+    timings : dict of str to list of int
+        Undisturbed timings of the units that are still measured: of one copy, in nanoseconds at
+        the sentinel's first pace.
+    all_timings : dict of str to list of int
+        All their timings but the first, in which much is set up.
+    aside : set of str
+        Units too slow to matter.
+    failures : dict of str to str
+        Units that raised, and why.
+    timed_ns : int
+        Sum of all timings.
+    laps, disturbed_laps : int
+    """
+
+    def __init__(
+        self,
+        units: Mapping[str, Unit],
+        pending: Collection[str],
+        reference: Call,
+        clock: Clock,
+        sentinel: Sentinel,
+    ) -> None:
+        self.units = units
+        self.reference = reference
+        self.clock = clock
+        self.sentinel = sentinel
+        self.timings: dict[str, list[int]] = {name: [] for name in pending}
+        self.all_timings: dict[str, list[int]] = {name: [] for name in pending}
+        self.aside: set[str] = set()
+        self.failures: dict[str, str] = {}
+        self.timed_ns = self.laps = self.disturbed_laps = 0
+        self.turns = self.next_look = 0
+        self.is_warm = False
+        self.order = random.Random(0)
+
+    def warm_up(self) -> dict[str, int]:
+        """Run the sentinel, and each pending unit once; return the time that each took."""
+        self.sentinel.settle(self._time([self.reference] * SENTINEL_RUNS))
+        names = [name for name in self.timings if name not in self.aside]
+        taken = {name: timing for name, timing, _ in self._run(names)}
+        if self.is_warm:
+            for name, timing in taken.items():
+                self.all_timings[name].append(timing)
+        self.is_warm = True
+        return taken
+
+    def turn(self, *, is_lenient: bool) -> None:
+        """Time every pending unit once, in laps; a disturbed lap counts only if `is_lenient`."""
+        self.turns += 1
+        names = [name for name in self.timings if name not in self.aside]
+        names += self._company()
+        self.order.shuffle(names)
+        for name, timing, is_disturbed in self._run(names):
+            if name in self.timings:
+                self.all_timings[name].append(timing)
+                if is_lenient or not is_disturbed:
+                    self.timings[name].append(timing)
+
+    def is_time_to_look(self) -> bool:
+        """Whether results are to be looked at: after ever more turns, for looking takes as long."""
+        if self.turns < self.next_look:
+            return False
+        self.next_look = max(self.turns + 1, int(self.turns * LOOK_GROWTH))
+        return True
+
+    def fastest(self) -> dict[str, int]:
+        """The fastest run of each pending unit that has run."""
+        return {name: min(runs) for name in self.timings if (runs := self.all_timings[name])}
+
+    def set_aside(self, names: Collection[str]) -> None:
+        """Settle for the timings that these units have, disturbed ones too."""
+        self.aside = set(names)
+        for name in self.aside & self.timings.keys():
+            self.timings[name] = self.all_timings[name]
+
+    def summaries(self) -> dict[str, Measurement]:
+        """Summarise the units that have enough timings."""
+        return {
+            name: summarise(timings)
+            for name, timings in self.timings.items()
+            if len(timings) >= MIN_REPEATS or (timings and name in self.aside)
+        }
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Measure these units no more."""
+        for name in names:
+            del self.timings[name]
+
+    def _run(self, names: Sequence[str]) -> Iterator[tuple[str, int, bool]]:
+        """Time units in laps; yield each with its timing and whether its lap was disturbed."""
+        for start in range(0, len(names), LAP):
+            lap = names[start : start + LAP]
+            try:
+                yield from self._run_lap(lap)
+            except _RunError:
+                for name in lap:
+                    yield from self._run_alone(name)
+
+    def _run_lap(self, lap: Sequence[str]) -> list[tuple[str, int, bool]]:
+        units = [self.units[name] for name in lap]
+        calls = [call for unit in units for call in (unit.before, unit.call) if call]
+        # The sentinel's first run of two only fetches its data: its second does not depend on
+        # what ran before.
+        watch = [self.reference, self.reference]
+        _, before, *taken, _, after = self._time([*watch, *calls, *watch])
+        runs = iter(taken)
+        timings = [[next(runs) for _ in range(1 + bool(unit.before))][-1] for unit in units]
+        is_disturbed = self.sentinel.is_disturbed_by((before, after))
+        self.laps += 1
+        self.disturbed_laps += is_disturbed
+        return [
+            (name, round(timing / self.sentinel.drift / self.units[name].copies), is_disturbed)
+            for name, timing in zip(lap, timings, strict=True)
+            if timing >= 0  # a clock that jumps back tells nothing
+        ]
+
+    def _run_alone(self, name: str) -> list[tuple[str, int, bool]]:
+        """Time one unit of a lap that failed; if it is the one that fails, give it up."""
+        try:
+            return self._run_lap([name])
+        except _RunError as error:
+            self._check_device()
+            self.failures[name] = str(error)
+            self.timings.pop(name, None)
+            return []
+
+    def _check_device(self) -> None:
+        try:
+            self._time([self.reference])
+        except _RunError as error:
+            raise MeasurementError(
+                f"the device runs nothing any more, not even the reference kernel: {error}. What "
+                "was measured is kept in the study, if there is one: start again"
+            ) from error
+
+    def _time(self, calls: Sequence[Call]) -> Sequence[int]:
+        try:
+            timings = self.clock(calls)
+        except Exception as error:
+            raise _RunError(reason_of(error)) from error
+        self.timed_ns += sum(timing for timing in timings if timing > 0)
+        return timings
+
+    def _company(self) -> list[str]:
+        others = [
+            name
+            for name in self.units
+            if not (name in self.timings or name in self.aside or name in self.failures)
+        ]
+        missing = COMPANY - len(self.timings)
+        return self.order.sample(others, max(0, min(missing, len(others))))
+
+
+class _RunError(Exception):
+    """A call of a lap raised."""
+
+
+def reason_of(error: BaseException) -> str:
+    r"""An error in one line.
+
+    Examples
+    --------
+    >>> reason_of(RuntimeError("out of memory\nsee the manual"))
+    'RuntimeError: out of memory'
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

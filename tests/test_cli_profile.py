@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from layermerge.cli import main
+
+MODEL = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from networks import ZOO, randomized
+
+def make():
+    return randomized(ZOO["basic"]())
+"""
+ANALYTIC = ("--backend=analytic", "--peak-tflops=0.01", "--bandwidth-gb-s=1", "--input=1x3x16x16")
+
+
+@pytest.fixture
+def model(tmp_path):
+    (tmp_path / "model.py").write_text(MODEL)
+    return f"{tmp_path / 'model.py'}:make"
+
+
+def test_a_profile_is_printed(model, capsys, tmp_path):
+    plot = tmp_path / "fidelity.png"
+    pytest.importorskip("matplotlib")
+    assert main(["profile", model, *ANALYTIC, "--plans=3", f"--plot={plot}"]) == 0
+    printed = capsys.readouterr().out
+    for expected in (
+        "sharing saved",
+        "Slowest candidates",
+        "plan 3",
+        "error of 3 plans",
+        "calibra",
+    ):
+        assert expected in printed
+    assert plot.stat().st_size > 1000
+
+
+def test_a_profile_is_one_json_object(model, capsys):
+    assert main(["profile", model, *ANALYTIC, "--plans=2", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    effort = document["effort"]
+    assert effort["num_saved"] == effort["num_entries"] - effort["num_units"] > 0
+    assert len(document["fidelity"]["trials"]) == 3
+    assert document["fidelity"]["rank_correlation"] > 0.99
+    assert all(row["latency_ms"] > 0 for row in document["candidates"])
+
+
+def test_a_study_is_continued(model, capsys, tmp_path):
+    command = ["profile", model, *ANALYTIC, "--plans=0", "--json", f"--study={tmp_path / 'run.db'}"]
+    known = []
+    for _ in range(2):
+        assert main(command) == 0
+        known.append(json.loads(capsys.readouterr().out)["effort"]["num_known"])
+    assert known[0] == 0 < known[1]
+
+
+def test_a_table_travels(model, capsys, tmp_path):
+    table, study = str(tmp_path / "T.csv"), f"--study={tmp_path / 'run.db'}"
+    assert main(["table", "export", model, table, study, *ANALYTIC]) == 0
+    other = f"--study={tmp_path / 'other.db'}"
+    assert main(["table", "import", model, table, other, *ANALYTIC]) == 0
+    foreign = (*ANALYTIC[:-1], "--input=2x3x16x16")
+    assert main(["table", "import", model, table, other, *foreign]) == 2
+    assert "batch 1 against 2" in capsys.readouterr().err
+    assert main(["table", "import", model, table, other, *foreign, "--allow-foreign-table"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--backend=analytic"], "needs --peak-tflops and --bandwidth-gb-s"),
+        (["--peak-tflops=1", "--bandwidth-gb-s=1"], "with backend='analytic' and with no other"),
+        (["--plot=plot.txt"], "cannot draw to plot.txt"),
+    ],
+)
+def test_what_does_not_fit_is_refused(model, capsys, options, message):
+    assert main(["profile", model, "--input=1x3x16x16", *options]) == 2
+    assert message in capsys.readouterr().err

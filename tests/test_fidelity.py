@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from layermerge.candidates import CandidateSpace, enumerate_candidates
+from layermerge.errors import InputError
+from layermerge.latency.fidelity import (
+    Fidelity,
+    Trial,
+    measured_part,
+    modest,
+    random_plans,
+    restricted,
+    spearman,
+)
+from layermerge.latency.measuring import measure_latency
+from layermerge.latency.options import LatencyOptions, Roofline
+from layermerge.latency.plot import plot_fidelity
+from layermerge.latency.trials import merged_network, try_plans
+from layermerge.merging import merge
+from layermerge.plan import original_plan
+from layermerge.rewriting import rewrite
+from layermerge.tracing import trace
+from networks import ZOO, randomized
+
+IMAGE = torch.zeros(1, 3, 16, 16)
+ANALYTIC = LatencyOptions(backend="analytic", roofline=Roofline(0.01, 1.0))
+
+
+@pytest.fixture(scope="module")
+def traced():
+    model = randomized(ZOO["basic"]())
+    network = trace(model, IMAGE)
+    return model, network, enumerate_candidates(network)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=30))
+def test_the_rank_correlation_is_that_of_scipy(pairs):
+    first, second = zip(*pairs, strict=True)
+    if len(set(first)) > 1 and len(set(second)) > 1:
+        assert spearman(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_plans_cover_the_network_and_merge_something(traced, seed):
+    _, network, space = traced
+    plans = random_plans(space, 20, seed)
+    assert len(plans) == 20
+    for plan in plans:
+        assert [c.start for c in plan] == [0, *(c.end for c in plan[:-1])]
+        assert plan[-1].end == network.num_layers
+        assert not all(c.is_original for c in plan)
+    assert plans == random_plans(space, 20, seed)
+
+
+def test_modest_candidates_have_at_most_so_many_times_the_flops(traced):
+    space = traced[2]
+    flops = {c.end: c.signature.flops for c in space.original}
+    kept = set(modest(space, 1.5).candidates)
+    for c in space.candidates:
+        limit = 1.5 * sum(flops[layer] for layer in range(c.start + 1, c.end + 1))
+        assert (c in kept) == (c.is_original or c.signature.flops <= limit)
+
+
+def test_a_restricted_space_has_the_original_and_the_plans(traced):
+    space = traced[2]
+    plans = random_plans(space, 3)
+    found = restricted(space, plans)
+    assert set(found.candidates) == {*space.original, *(c for plan in plans for c in plan)}
+
+
+def test_a_network_that_cannot_be_merged_has_no_random_plans(traced):
+    _, network, space = traced
+    with pytest.raises(InputError, match="no layer of this network can be merged"):
+        random_plans(CandidateSpace(network, space.original, "layermerge"), 1)
+    with pytest.raises(InputError, match="count must be at least 0, got -1"):
+        random_plans(space, -1)
+
+
+def test_a_computed_whole_is_the_sum_of_its_computed_parts(traced):
+    """The parts of every plan are all that its merged network consists of."""
+    model, network, space = traced
+    base = merge(rewrite(model, original_plan(network)))
+    profile = measure_latency(
+        model, network, space, example_inputs=IMAGE, deployed=base, options=ANALYTIC
+    )
+    plans = {str(n): p for n, p in enumerate(random_plans(measured_part(profile), 6))}
+    found = try_plans(model, base, profile, plans, example_inputs=IMAGE, options=ANALYTIC)
+    assert max(found.raw_errors) < 0.02
+    assert max(found.errors) < 0.02
+    assert found.rank_correlation > 0.99
+    assert [trial.name for trial in found.trials] == ["original", *plans]
+
+
+def test_a_merged_network_has_one_convolution_for_each_candidate(traced):
+    model, network, space = traced
+    for plan in random_plans(space, 3):
+        merged = merged_network(model, network, plan)
+        convolutions = [m for m in merged.modules() if isinstance(m, torch.nn.Conv2d)]
+        assert len(convolutions) <= len(plan)
+
+
+FIDELITY = Fidelity(
+    (
+        Trial("original", 3, 900, 1000, 0.01),
+        Trial("a", 2, 450, 500, 0.01),
+        Trial("b", 1, 270, 250, 0.01),
+    ),
+    1000 / 900,
+)
+
+
+def test_errors_are_relative_to_what_was_measured():
+    assert FIDELITY.raw_errors == pytest.approx((0.1, 0.1, 0.08))
+    assert FIDELITY.errors == pytest.approx((0.0, 0.2))
+    assert FIDELITY.rank_correlation == 1
+    assert "median 10.0%, worst 20.0% (without calibration 10.0% and 10.0%)" in str(FIDELITY)
+
+
+@pytest.mark.parametrize(("suffix", "package"), [("png", "matplotlib"), ("html", "plotly")])
+def test_a_fidelity_is_drawn(tmp_path, suffix, package):
+    pytest.importorskip(package)
+    path = tmp_path / f"plot.{suffix}"
+    plot_fidelity(FIDELITY, path)
+    assert path.stat().st_size > 1000
+    with pytest.raises(InputError, match="cannot write"):
+        plot_fidelity(FIDELITY, tmp_path / "missing" / f"plot.{suffix}")
+    with pytest.raises(InputError, match="cannot draw"):
+        plot_fidelity(FIDELITY, tmp_path / "plot.txt")
