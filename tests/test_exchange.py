@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from layermerge.candidates import enumerate_candidates
+from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError
 from layermerge.latency.exchange import origin_path, read_origin, write_profile
 from layermerge.latency.measuring import import_table, measure_latency

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from layermerge.candidates import CandidateSpace, enumerate_candidates
+from layermerge.candidates import CandidateSpace
+from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError
 from layermerge.latency.fidelity import (
     Fidelity,

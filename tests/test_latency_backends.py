@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from layermerge.candidates import CandidateSpace, enumerate_candidates
+from layermerge.candidates import CandidateSpace
+from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.latency import compiled, onnx_runtime
 from layermerge.latency.measuring import measure_latency, measure_modules

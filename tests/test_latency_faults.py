@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from layermerge.candidates import enumerate_candidates
+from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, MeasurementError
 from layermerge.importance.scores import ImportanceScores
 from layermerge.latency import eager
