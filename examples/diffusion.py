@@ -85,10 +85,8 @@ def main() -> lm.Compression:
         options=lm.Options(
             search=SearchOptions(objective="exp_relative"),
             init="least_squares",
-            max_kernel=5,
-            threads=1,
-            target_rsd=0.1,
-            max_seconds=2,
+            space=lm.SearchSpace(max_kernel=5),
+            latency=lm.LatencyOptions(threads=1, target_rsd=0.1, max_seconds=2),
         ),
     )
     result = compression.result

@@ -73,7 +73,10 @@ def main() -> lm.Compression:
         score_fn=score,
         train_fn=train,
         calibration=[noisy(SCANS[:256])],
-        options=lm.Options(max_kernel=5, threads=1, target_rsd=0.1, max_seconds=2),
+        options=lm.Options(
+            space=lm.SearchSpace(max_kernel=5),
+            latency=lm.LatencyOptions(threads=1, target_rsd=0.1, max_seconds=2),
+        ),
     )
     result = compression.result
     print(

@@ -53,7 +53,7 @@ def test_the_table_shows_layers_what_can_merge_and_fixed_parts(capsys):
     assert (status, err) == (0, "")
     for text in ("3.conv1", "3x3 removable", "4x8x8", "relu", "3 layers"):
         assert text in out
-    assert "(MaxPool2d)" in out
+    assert "MaxPool2d (1)" in out
     assert max(map(len, out.splitlines())) <= 80
 
 

@@ -283,10 +283,9 @@ def test_a_wrong_budget_is_refused_before_anything_is_done(model, budget, messag
 
 def test_options_reach_the_search(model, first_run):
     with pytest.raises(InputError, match="frozen names layer 9"):
-        run(model, options=replace(OPTIONS, frozen=(9,)))
-    frozen = run(
-        model, options=replace(OPTIONS, frozen=(1, 2, 3)), study=first_run[1], fraction=1.2
-    )
+        run(model, options=replace(OPTIONS, space=SearchSpace(frozen=(9,), max_kernel=5)))
+    options = replace(OPTIONS, space=SearchSpace(frozen=(1, 2, 3), max_kernel=5))
+    frozen = run(model, options=options, study=first_run[1], fraction=1.2)
     assert all(segment.is_original for segment in frozen.plan.segments if segment.end <= 3)
     assert frozen.result.num_candidates < first_run[0].result.num_candidates
 

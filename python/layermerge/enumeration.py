@@ -233,7 +233,7 @@ class _Search:
         activation = self._added_activation(segment, nodes) if is_merged else None
         norm = _moved_norm(segment, nodes) if is_merged else None
         signature = _signature(segment, left, kept, activation)
-        kernel_size = (1, 1)
+        kernel_size = (0, 0)
         if kept:
             down, across = signature.kernel_size
             kernel_size = (

@@ -75,7 +75,7 @@ def _figures(evidence: Evidence, name: str) -> Figures:
         latency_ns=measured.median_ns,
         latency_spread=measured.spread,
         predicted_ns=predict_ns(profile, sum(map(profile.of, candidates))),
-        layers=len(candidates),
+        layers=sum(bool(candidate.kept) for candidate in candidates),
         parameters=_num_parameters(evidence.modules[name]),
         flops=sum(candidate.signature.flops for candidate in candidates),
     )

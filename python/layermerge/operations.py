@@ -118,7 +118,8 @@ def _classify_layer(node: fx.Node, module: nn.Conv2d | nn.Linear, calls: int) ->
     name = "conv2d" if isinstance(module, nn.Conv2d) else "linear"
     reason = _why_no_layer(node, module, calls)
     if reason:
-        return Operation(Kind.BARRIER, name, reason)
+        kind = name if isinstance(module, nn.Conv2d) else type(module).__name__
+        return Operation(Kind.BARRIER, kind, reason)
     groups = module.groups if isinstance(module, nn.Conv2d) else 1
     return Operation(Kind.LAYER, name, window=window_of(module), groups=groups)
 

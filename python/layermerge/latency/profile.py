@@ -101,8 +101,8 @@ class LatencyProfile:
     @property
     def fixed_ns(self) -> int:
         """Latency of the barriers that every plan pays."""
-        barriers = self.space.network.barriers
-        return sum(self.barriers[b.name].median_ns for b in barriers if not b.is_removable)
+        removable = {b.name for b in self.space.network.barriers if b.is_removable}
+        return sum(m.median_ns for name, m in self.barriers.items() if name not in removable)
 
     @property
     def original_ns(self) -> int:
