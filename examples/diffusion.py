@@ -81,6 +81,7 @@ def main() -> lm.Compression:
         fraction=0.8,
         score_fn=score,
         train_fn=train,
+        finetune_fn=lambda module: train(module, 200),
         calibration=[diffused(SCANS[:256])],
         options=lm.Options(
             search=SearchOptions(objective="exp_relative"),

@@ -162,7 +162,7 @@ def test_dropped_segments_are_offered_where_the_input_may_stand_in_for_the_outpu
     dropped = [c for c in enumerate_candidates(network).candidates if not c.kept]
     # The whole identity block goes; a layer of its branch may not, for that would double the value.
     assert [(c.start, c.end) for c in dropped] == [(1, 3), (6, 8)]
-    assert all(c.signature.is_identity and c.kernel_size == (1, 1) for c in dropped)
+    assert all(c.signature.is_identity and c.kernel_size == (0, 0) for c in dropped)
     # Without that, every sum keeps both of its branches.
     kept = enumerate_candidates(network, drop_branches=False).candidates
     assert all(c.kept for c in kept)

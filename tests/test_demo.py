@@ -41,11 +41,11 @@ def rows(folder, table):
 
 
 def kill_within_importance(folder):
-    """Start the demo, and kill it when a few candidates have their scores."""
+    """Start the demo, and kill it when the original and one candidate have their scores."""
     with subprocess.Popen(demo_command(folder), stderr=subprocess.PIPE, text=True) as process:
         try:
             deadline = time.monotonic() + MAX_SECONDS
-            while len(rows(folder, "scores")) < 5:
+            while len(rows(folder, "scores")) < 2:
                 assert process.poll() is None, process.stderr.read()
                 assert time.monotonic() < deadline, "the demo has no scores yet"
                 time.sleep(0.05)
@@ -127,7 +127,7 @@ def test_the_demo_leaves_plan_weights_report_result_and_study(demo):
     }
     result = load_result(folder / "result.json")
     plan = load_plan(folder / "plan.json")
-    assert result.compressed.layers == len(plan.segments)
+    assert result.compressed.layers == sum(bool(segment.kept) for segment in plan.segments)
     assert result.compressed.predicted_ns == plan.latency_ns <= plan.budget_ns
 
 

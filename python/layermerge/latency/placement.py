@@ -34,8 +34,9 @@ class Placement:
 
     def move(self, module: nn.Module) -> nn.Module:
         """Place a module itself."""
-        placed = module.to(self.device, self.dtype)
-        return placed.to(memory_format=torch.channels_last) if self.channels_last else placed
+        # Not every release of torch declares this argument of `Module.to`, which all of them take.
+        layout: dict[str, Any] = {"memory_format": torch.channels_last}
+        return module.to(self.device, self.dtype, **(layout if self.channels_last else {}))
 
     def values(self, values: Any) -> Any:
         """The same values with every tensor in them placed."""
