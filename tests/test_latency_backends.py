@@ -103,6 +103,7 @@ def test_an_exported_unit_computes_what_the_module_computes(small):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch uses it itself
 def test_compile_measures_everything(small, monkeypatch):
     monkeypatch.setattr(compiled.Compiled, "copies", 2)
     found = profile(small, backend="compile")

@@ -120,22 +120,43 @@ def add_side(first: AffineMap, name: str, channels: int) -> AffineMap:
 def compose(first: AffineMap, second: AffineMap) -> AffineMap:
     """The map x -> second(first(x)): see `windows.compose`; groups gcd(g₁, g₂), b = b₂ + ΣK₂b₁."""
     groups = math.gcd(first.groups, second.groups)
-    inner, outer = _by_group(first, groups), _by_group(second, groups)
+    inner, outer, equation = _operands(first, second, groups)
     down, across = (Grid.of(first.window, second.window, axis) for axis in (0, 1))
-    kernel = inner.new_zeros(groups, outer.shape[1], inner.shape[2], down.length, across.length)
-    for v_h in range(outer.shape[3]):
-        for v_w in range(outer.shape[4]):
-            product = torch.einsum("gom,gmihw->goihw", outer[..., v_h, v_w], inner)
-            kernel[..., down.taps(v_h), across.taps(v_w)] += product
-    total = outer.sum((3, 4))
+    kernel = inner.new_zeros(
+        second.out_channels, first.in_channels // groups, down.length, across.length
+    )
+    for v_h in range(outer.shape[-2]):
+        for v_w in range(outer.shape[-1]):
+            product = torch.einsum(equation, outer[..., v_h, v_w], inner)
+            kernel[..., down.taps(v_h), across.taps(v_w)] += product.reshape(
+                *kernel.shape[:2], *first.kernel.shape[2:]
+            )
+    total = _by_group(second, second.groups).sum((3, 4))
     through = {name: _apply(total, matrix) for name, matrix in first.sides.items()}
     return _on(
         windows.compose(first.window, second.window),
-        kernel.flatten(0, 1),
+        kernel,
         second.bias + _apply(total, first.bias[:, None])[:, 0],
         groups,
         _sum_of_sides([through, second.sides]),
     )
+
+
+def _operands(first: AffineMap, second: AffineMap, groups: int) -> tuple[Tensor, Tensor, str]:
+    """The kernels to multiply, tap by tap, and how: of one of them each block is used but once.
+
+    Batch norms and depthwise convolutions have as many blocks as channels, and a product with the
+    matrix that they are would cost that many times more.
+    """
+    coarse, fine = first.groups // groups, second.groups // groups
+    if fine > 1 or coarse == 1:
+        inner, outer = _by_group(first, groups), _by_group(second, second.groups)
+        inner = inner.reshape(second.groups, -1, *inner.shape[2:])
+        return inner, outer, "gom,gmihw->goihw"
+    inner, outer = _by_group(first, first.groups), _by_group(second, groups)
+    inner = inner.reshape(groups, coarse, *inner.shape[1:])
+    outer = outer.reshape(*outer.shape[:2], coarse, -1, *outer.shape[3:])
+    return inner, outer, "goam,gamihw->goaihw"
 
 
 def add(first: AffineMap, second: AffineMap) -> AffineMap:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -174,6 +174,24 @@ def _record(model: nn.Module, arguments: dict[str, Tensor], batch: Batch) -> Rec
             return first
 
 
+class CapturedModule(fx.GraphModule):
+    """A graph module that keeps out of state dicts what its root did, whatever torch's release."""
+
+    def __init__(
+        self, root: nn.Module | dict[str, Any], graph: fx.Graph, class_name: str = "GraphModule"
+    ) -> None:
+        super().__init__(root, graph, class_name)
+        for path, own in self.named_modules():
+            owner = root.get_submodule(path) if isinstance(root, nn.Module) else own
+            if own is not owner:
+                own._non_persistent_buffers_set |= owner._non_persistent_buffers_set & {
+                    *own._buffers
+                }
+
+    def _deepcopy_init(self) -> Callable[..., None]:
+        return CapturedModule.__init__
+
+
 def _assemble(model: nn.Module, recording: Recording) -> fx.GraphModule:
     """Make a module of a recording and of the model's own parts."""
     graph = recording.graph
@@ -189,7 +207,7 @@ def _assemble(model: nn.Module, recording: Recording) -> fx.GraphModule:
     for module in model.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
-    captured = fx.GraphModule(model, graph, type(model).__name__).eval()
+    captured = CapturedModule(model, graph, type(model).__name__).eval()
     captured.graph.lint()
     return captured
 

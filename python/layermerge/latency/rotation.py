@@ -204,6 +204,10 @@ def reason_of(error: BaseException) -> str:
     --------
     >>> reason_of(RuntimeError("out of memory\nsee the manual"))
     'RuntimeError: out of memory'
+    >>> reason_of(RuntimeError("the compiler said:\nno such register\nbye"))
+    'RuntimeError: the compiler said: no such register'
     """
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    first, *others = str(error).strip().splitlines() or [""]
+    if first.endswith(":") and others:
+        first = f"{first} {others[0]}"
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
