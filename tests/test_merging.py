@@ -138,6 +138,24 @@ def test_a_network_of_another_precision_merges_in_it(dtype):
     assert verification(merged).error <= 8 * torch.finfo(dtype).eps
 
 
+def test_what_rounds_before_the_merge_is_not_held_against_it():
+    """A 1x1 convolution and its inverse cancel: in float32 only once they are one."""
+    generator = torch.Generator().manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(8, 8, generator=generator))
+    factors = torch.logspace(0, 4, 8)
+    model = randomized(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1)))
+    with torch.no_grad():
+        model[0].weight[:, :, 0, 0] = left @ torch.diag(factors) @ right
+        model[2].weight[:, :, 0, 0] = right.T @ torch.diag(1 / factors) @ left.T
+    rewritten = rewrite(model, one_segment_per_start(trace(model, images(2, 8, 12, 12))))
+    merged = merge(rewritten)
+    x = images(2, 8, 12, 12)
+    with torch.no_grad():
+        assert relative_error(merged(x), rewritten(x)) > 1e-4
+    assert verification(merged).float64_error <= 1e-10
+    assert verification(merged).error <= 1e-6
+
+
 def test_a_network_that_computes_something_else_is_refused_with_its_segment():
     model = randomized(nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), Block(ConvNorm(4, 4, 3))))
     rewritten = rewrite(model, original_plan(trace(model, images(1, 4, 9, 9))))
