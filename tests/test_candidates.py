@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from layermerge.dataflow import REMOVABLE
@@ -184,6 +185,26 @@ def test_segments_and_flops_above_the_limits_are_left_out_and_counted():
     assert {c.key for c in light.candidates} == {c.key for c in everything} - {c.key for c in heavy}
     assert light.skipped == {"more than 1.5 times the FLOPs": len(heavy)}
     assert heavy
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@given(networks(max_layers=7), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([20, 100, 2**25]))
+def test_limits_leave_out_nothing_but_what_exceeds_them(drawn, ratio, weights):
+    network = trace(drawn.model, drawn.inputs, remove=tuple(REMOVABLE))
+    everything = enumerate_candidates(network).candidates
+
+    def is_within(candidate):
+        replaced = sum(layer.flops for layer in network.layers[candidate.start : candidate.end])
+        signature = candidate.signature
+        return candidate.is_original or (
+            signature.flops <= ratio * replaced and signature.num_weights <= weights
+        )
+
+    limited = enumerate_candidates(network, max_flops_ratio=ratio, max_weights=weights)
+    expected = [candidate for candidate in everything if is_within(candidate)]
+    assert limited.candidates == tuple(expected)
+    assert sum(limited.skipped.values()) >= len(everything) - len(expected)
 
 
 def test_an_added_activation_is_that_which_was_removed_last():

@@ -63,6 +63,8 @@ def _support(node: Node, sources: Sequence[Support]) -> Support:
     if node.kind is Kind.SLICE:
         wanted = slice(*node.operation.channels)
         return Support(sources[0].first[wanted], sources[0].after[wanted])
+    if len(sources) == 1:
+        return sources[0]
     first, after = sources[0].first, sources[0].after
     for other in sources[1:]:
         first, after = np.minimum(first, other.first), np.maximum(after, other.after)

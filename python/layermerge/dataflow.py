@@ -149,6 +149,20 @@ def survivors(nodes: Sequence[Node], entry: str, kept: Collection[int]) -> Survi
     return Survivors(_needed(nodes, exit, became), exit, became)
 
 
+def skeleton(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Take from a segment what decides neither on which pixels nor on which channels it depends.
+
+    What survives of a skeleton has the windows and the channels of what survives of the segment.
+    """
+    bare = NONLINEAR | {Kind.NORM, Kind.IDENTITY}
+    pads = {node.name for node in nodes if node.kind is Kind.PAD}
+    became: dict[str, str] = {}
+    for node in nodes[:-1]:
+        if node.kind in bare and node.sources[0] not in pads:
+            became[node.name] = became.get(node.sources[0], node.sources[0])
+    return _needed(nodes, nodes[-1].name, became)
+
+
 def _upstream_layers(nodes: Sequence[Node], entry: str) -> dict[str, int]:
     """For each value, the layers of the segment that it depends on, as a bit mask."""
     layers = {entry: 0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from layermerge import _core
 from layermerge.candidates import METHODS, Candidate, CandidateSpace, Signature
 from layermerge.channels import follow_channels
-from layermerge.dataflow import Kind, Node, Survivors, survivors
+from layermerge.dataflow import Kind, Node, Survivors, skeleton, survivors
 from layermerge.errors import InputError
 from layermerge.network import Layer, Network, Segment
 from layermerge.structure import Block, follow_windows, structure_of
@@ -85,23 +85,23 @@ def enumerate_candidates(
         "max_flops_ratio": max_flops_ratio,
     }
     _check(network, method, limits, frozen, breaks)
-    search = _Search(network, max_kernel, drop_branches, boundary_activation)
-    found, skipped = [], Counter[str]()
-    for segment in network.segments:
-        if not _is_allowed(segment, max_segment, frozen, breaks):
-            continue
-        for candidate in search.candidates(segment):
-            if not _fits_method(candidate, method) or (
-                candidate.end in frozen and not candidate.is_original
-            ):
-                continue
-            reason = _why_skipped(network, candidate, max_flops_ratio, max_weights)
-            if reason:
-                skipped[reason] += 1
-            else:
-                found.append(candidate)
+    search = _Search(
+        network,
+        method,
+        max_kernel,
+        _Limits(max_flops_ratio, max_weights),
+        frozen,
+        drop_branches,
+        boundary_activation,
+    )
+    found = [
+        candidate
+        for segment in network.segments
+        if _is_allowed(segment, max_segment, frozen, breaks)
+        for candidate in search.candidates(segment)
+    ]
     found.sort(key=lambda c: (c.start, c.end, c.kernel_size, c.signature.groups, c.kept))
-    return CandidateSpace(network, tuple(found), method, dict(skipped))
+    return CandidateSpace(network, tuple(found), method, dict(search.skipped))
 
 
 def _check(
@@ -147,49 +147,77 @@ def _is_allowed(
     )
 
 
-def _fits_method(candidate: Candidate, method: str) -> bool:
-    if method == "depth":
-        return len(candidate.kept) == candidate.end - candidate.start
-    if method == "layer_only":
-        return len(candidate.kept) <= 1
-    return True
+@dataclass(frozen=True)
+class _Limits:
+    """What a merged convolution may cost."""
 
+    max_flops_ratio: float | None
+    max_weights: int | None
 
-def _why_skipped(
-    network: Network,
-    candidate: Candidate,
-    max_flops_ratio: float | None,
-    max_weights: int | None,
-) -> str:
-    if candidate.is_original:
+    def why_skipped(self, weights: int, flops: int, replaced_flops: int) -> str:
+        if self.max_weights is not None and weights > self.max_weights:
+            return f"more than {self.max_weights} weights"
+        if self.max_flops_ratio is not None and flops > self.max_flops_ratio * replaced_flops:
+            return f"more than {self.max_flops_ratio:g} times the FLOPs"
         return ""
-    if max_weights is not None and candidate.signature.num_weights > max_weights:
-        return f"more than {max_weights} weights"
-    replaced = sum(layer.flops for layer in network.layers[candidate.start : candidate.end])
-    if max_flops_ratio is not None and candidate.signature.flops > max_flops_ratio * replaced:
-        return f"more than {max_flops_ratio:g} times the FLOPs"
-    return ""
 
 
 @dataclass(frozen=True)
 class _Search:
     network: Network
+    method: str
     max_kernel: int | None
+    limits: _Limits
+    frozen: Collection[int]
     drop_branches: bool
     boundary_activation: bool
+    skipped: Counter[str] = field(default_factory=Counter)
 
     def candidates(self, segment: Segment) -> Iterator[Candidate]:
         """The candidates of one segment: of one kernel size and kind, the best."""
         nodes = self.network.nodes_of(segment)
+        bare = skeleton(nodes)
+        replaced_flops = sum(layer.flops for layer in self.network.layers_of(segment))
+        is_bounded = segment.end - segment.start > 1 and _is_gapless(bare)
         best: dict[tuple[Size, bool, bool], tuple[float, Candidate]] = {}
-        for kept, weight_l1 in self._kept_sets(segment, nodes):
-            candidate = self._candidate(segment, nodes, kept)
+        for kept, size, weight_l1 in self._kept_sets(segment, nodes):
+            if not self._is_wanted(segment, kept):
+                continue
+            weights = self._least_weights(segment, kept, size) if is_bounded else 0
+            flops = 2 * weights * math.prod(segment.output_size)
+            if reason := self.limits.why_skipped(weights, flops, replaced_flops):
+                self.skipped[reason] += 1
+                continue
+            candidate = self._candidate(segment, nodes, bare, kept)
             if candidate is None or not self._is_small(candidate):
                 continue
             key = (candidate.kernel_size, candidate.signature.is_depthwise, bool(kept))
             if key not in best or weight_l1 > best[key][0]:
                 best[key] = (weight_l1, candidate)
-        yield from (candidate for _, candidate in best.values())
+        for _, candidate in best.values():
+            signature = candidate.signature
+            reason = self.limits.why_skipped(signature.num_weights, signature.flops, replaced_flops)
+            if reason and not candidate.is_original:
+                self.skipped[reason] += 1
+            else:
+                yield candidate
+
+    def _is_wanted(self, segment: Segment, kept: tuple[int, ...]) -> bool:
+        length = segment.end - segment.start
+        if self.method == "depth" and len(kept) < length:
+            return False
+        if self.method == "layer_only" and len(kept) > 1:
+            return False
+        return segment.end not in self.frozen or len(kept) == 1 == length
+
+    def _least_weights(self, segment: Segment, kept: tuple[int, ...], size: Size) -> int:
+        """A lower bound on the weights of the merged convolution, for gapless segments.
+
+        Compositions and sums have as many groups as the gcd of their parts at most.
+        """
+        ends = math.gcd(segment.in_channels, segment.out_channels)
+        groups = math.gcd(ends, *(self.network.layers[layer - 1].groups for layer in kept))
+        return math.prod(size) * segment.in_channels // groups * segment.out_channels
 
     def _is_small(self, candidate: Candidate) -> bool:
         is_exempt = self.max_kernel is None or candidate.is_original
@@ -197,19 +225,20 @@ class _Search:
 
     def _kept_sets(
         self, segment: Segment, nodes: tuple[Node, ...]
-    ) -> Iterator[tuple[tuple[int, ...], float]]:
+    ) -> Iterator[tuple[tuple[int, ...], Size, float]]:
+        """Kept layers, how large a kernel they make at least, and the L1 norm of their weights."""
         layers = self.network.layers_of(segment)
         if len(layers) == 1:
-            yield (layers[0].index,), layers[0].weight_l1
+            yield (layers[0].index,), (1, 1), layers[0].weight_l1
             if not layers[0].is_irreducible:
-                yield (), 0.0
+                yield (), (0, 0), 0.0
             return
         structure = structure_of(nodes, segment.entry, drop_branches=self.drop_branches)
         by_index = {layer.index: layer for layer in layers}
         blocks = [_measured(block, by_index) for block in structure.blocks]
         growth = np.array([block.growth for block in structure.blocks], dtype=np.int32)
         cap = np.iinfo(np.int32).max if self.max_kernel is None else self.max_kernel
-        _, _, norms, masks = _core.kernel_sizes(
+        sizes, _, norms, masks = _core.kernel_sizes(
             np.ascontiguousarray(growth[:, 0]),
             np.ascontiguousarray(growth[:, 1]),
             np.array([weight_l1 for weight_l1, _, _ in blocks]),
@@ -219,14 +248,19 @@ class _Search:
             max_kernel_h=cap,
             max_kernel_w=cap,
         )
-        for mask, weight_l1 in zip(masks, norms, strict=True):
+        for mask, (height, width), weight_l1 in zip(masks, sizes, norms, strict=True):
             held = [b.layers for b, is_kept in zip(structure.blocks, mask, strict=True) if is_kept]
-            yield tuple(sorted(sum(held, ()))), float(weight_l1)
+            kept = tuple(sorted(sum(held, ())))
+            yield kept, (int(height), int(width)) if kept else (0, 0), float(weight_l1)
 
     def _candidate(
-        self, segment: Segment, nodes: tuple[Node, ...], kept: tuple[int, ...]
+        self,
+        segment: Segment,
+        nodes: tuple[Node, ...],
+        bare: tuple[Node, ...],
+        kept: tuple[int, ...],
     ) -> Candidate | None:
-        left = survivors(nodes, segment.entry, kept)
+        left = survivors(bare if kept else nodes, segment.entry, kept)
         if not kept and not (self.drop_branches and _may_drop(segment, left)):
             return None
         is_merged = segment.end - segment.start > 1 and bool(kept)
@@ -250,6 +284,21 @@ class _Search:
             return None
         removed = [node.operation.name for node in nodes if node.kind is Kind.ACTIVATION]
         return removed[-1] if removed else None
+
+
+def _is_gapless(nodes: tuple[Node, ...]) -> bool:
+    """Whether merged kernels have as many taps as pixels, and channels need no bookkeeping."""
+    return not any(
+        node.kind in (Kind.CONCAT, Kind.SLICE)
+        or any(dilation > 1 for dilation in node.operation.window.dilation)
+        or any(
+            stride > 1 == taps
+            for stride, taps in zip(
+                node.operation.window.stride, node.operation.window.kernel_size, strict=True
+            )
+        )
+        for node in nodes
+    )
 
 
 def _measured(block: Block, layers: dict[int, Layer]) -> tuple[float, bool, bool]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from layermerge.dataflow import Kind, Node
-from layermerge.windows import Size, Window, compose, union
+from layermerge.windows import POINT, Size, Window, compose, union
 
 SERIES, SUM, JOIN, IDENTITY = -1, -2, -3, -4
 _FIRST_WINDOW = -5
@@ -126,7 +126,7 @@ class _Decomposition:
 
 def follow_windows(nodes: Iterable[Node], entry: str) -> dict[str, Window]:
     """The window through which each value sees the entry."""
-    seen: dict[str, Window] = {entry: Window()}
+    seen: dict[str, Window] = {entry: POINT}
     for node in nodes:
         seen[node.name] = _window(node, [seen[source] for source in node.sources])
     return seen
@@ -138,7 +138,7 @@ def _window(node: Node, sources: Sequence[Window]) -> Window:
     total = sources[0]
     for other in sources[1:]:
         total = union(total, other)
-    return compose(total, node.operation.window)
+    return total if node.operation.window == POINT else compose(total, node.operation.window)
 
 
 def _pieces(nodes: Sequence[Node], entry: str) -> Iterator[Sequence[Node]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 Size = tuple[int, int]
 """Height and width, in pixels or taps."""
@@ -76,6 +77,7 @@ def plus(first: Padding, second: Padding) -> Padding:
     return (left, right, top, bottom)
 
 
+@lru_cache(maxsize=1 << 16)  # enumeration asks for the same few again and again
 def compose(first: Window, second: Window) -> Window:
     """The window of x -> second(first(x)).
 
@@ -90,6 +92,7 @@ def compose(first: Window, second: Window) -> Window:
     )
 
 
+@lru_cache(maxsize=1 << 16)
 def union(first: Window, second: Window) -> Window:
     """The window of x -> first(x) + second(x), for equal strides: aligned by the left paddings."""
     if first.stride != second.stride:
