@@ -16,6 +16,7 @@ import argparse
 import copy
 import csv
 import json
+import random
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,13 +30,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import layermerge as lm
+from layermerge.candidates import Candidate
 from layermerge.datasets import Dataset, load_digits, load_image_folder
 from layermerge.demo import FULL, DigitsNet
 from layermerge.finetuning import FinetuneSettings, finetune
 from layermerge.importance.estimators import ShortFineTune
 from layermerge.importance.proxies import ClosedForm
 from layermerge.importance.search import SearchOptions
-from layermerge.latency.fidelity import random_plans
 from layermerge.plan import plan_of
 from layermerge.planning import predict_original_ns
 from layermerge.recipes import Recipe, classification
@@ -205,17 +206,29 @@ def searched(
 def at_random(bench: Bench) -> list[Made | None]:
     """Of 2,000 random plans, that which comes closest to each budget from below."""
     profile = bench.profile()
-    network = profile.space.network
-    drawn = random_plans(profile.space, 2000, seed=bench.seed)
+    generator = random.Random(bench.seed)
+    drawn = [random_plan(profile.space, generator.random(), generator) for _ in range(2000)]
     predicted = [
         int(profile.calibration * (profile.fixed_ns + sum(map(profile.of, plan)))) for plan in drawn
     ]
     made: list[Made | None] = []
     for budget_ns in bench.budgets_ns():
         within = [place for place, latency in enumerate(predicted) if latency <= budget_ns]
-        best = max(within, key=predicted.__getitem__)
-        made.append(planned(bench, plan_of(network, drawn[best]), "composed", "random"))
+        plan = drawn[max(within, key=predicted.__getitem__)]
+        made.append(planned(bench, plan_of(profile.space.network, plan), "composed", "random"))
     return made
+
+
+def random_plan(space: lm.CandidateSpace, kept: float, generator: random.Random) -> list[Candidate]:
+    """A random path that leaves about a part `kept` of its steps as they are."""
+    path: list[Candidate] = []
+    position = 0
+    while position < space.network.num_layers:
+        here = [c for c in space.candidates if c.start == position]
+        originals = [c for c in here if c.is_original]
+        path.append(generator.choice(originals if generator.random() < kept else here))
+        position = path[-1].end
+    return path
 
 
 def pruned(bench: Bench, kind: str) -> list[Made | None]:
