@@ -26,6 +26,7 @@ TORCH_FREE = {
     "layermerge.entries",
     "layermerge.enumeration",
     "layermerge.paper_space",
+    "layermerge.restrictions",
     "layermerge.search_space",
     "layermerge.structure",
     "layermerge.windows",
@@ -77,6 +78,8 @@ LAYERS = (
     ("importance.closed_form",),
     ("importance.activations",),
     ("finetuning",),
+    ("training",),
+    ("checkpoints", "finetune_settings"),
     ("latency.trials",),
     ("latency.measuring",),
     ("latency.bench",),
@@ -107,7 +110,7 @@ LAYERS = (
     ("tracked", "containers"),
     ("canonical", "model_checks"),
     ("activations",),
-    ("seeding",),
+    ("seeding", "weights"),
 )
 """What needs torch, from the top to the bottom: a module imports its own layer and those below."""
 

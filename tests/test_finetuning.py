@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import csv
 import math
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from layermerge.checkpoints import Checkpoint
 from layermerge.errors import InputError, TrainingError
-from layermerge.finetuning import FinetuneSettings, finetune, score_classification
+from layermerge.finetuning import FinetuneSettings, _loader, finetune, score_classification
+from layermerge.seeding import seeded
+from layermerge.training import Training, mixed
+from layermerge.weights import load_weights
 from networks import striped_images, tiny_classifier
 
 IMAGES, LABELS = striped_images(256)
@@ -226,3 +236,200 @@ def test_scoring_does_not_depend_on_the_batch_size_and_keeps_the_mode():
 def test_nothing_to_score_on_is_an_error():
     with pytest.raises(InputError, match="there is no image to score the model on"):
         score_classification(tiny_classifier(), iter([]))
+
+
+class KilledError(Exception):
+    pass
+
+
+ALWAYS = property(lambda checkpoint: checkpoint.path is not None)
+
+
+def train_until(step, model, checkpoint, settings, data):
+    """Train, and stop after a step as if the process had been killed, its state on disk."""
+
+    def count(module, inputs):
+        if module.training:
+            calls.append(1)
+            if len(calls) > step:
+                raise KilledError
+
+    calls = []
+    model.register_forward_pre_hook(count)
+    with pytest.raises(KilledError):
+        finetune(model, data, settings, checkpoint=checkpoint)
+
+
+FULL_SETTINGS = replace(SETTINGS, mixup=0.2, ema=0.9, clip_norm=1.0)
+
+
+@pytest.mark.parametrize("step", [3, 8, 11, 16])
+@pytest.mark.parametrize("settings", [SETTINGS, FULL_SETTINGS], ids=["plain", "full"])
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, step, settings):
+    monkeypatch.setattr(Checkpoint, "is_due", ALWAYS)
+    data = (IMAGES, LABELS)  # eight steps an epoch
+    whole = nn.Sequential(tiny_classifier(), nn.Dropout(0.1))
+    losses = finetune(whole, data, settings)
+    path = tmp_path / "training.ckpt"
+    train_until(step, nn.Sequential(tiny_classifier(), nn.Dropout(0.1)), path, settings, data)
+    resumed = nn.Sequential(tiny_classifier(), nn.Dropout(0.1))
+    seen = []
+    resumed.register_forward_pre_hook(lambda module, inputs: seen.append(1))
+    assert finetune(resumed, data, settings, checkpoint=path) == losses
+    assert len(seen) == len(losses) - step
+    assert are_equal(whole.state_dict(), resumed.state_dict())
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "message"),
+    [
+        (lambda: tiny_classifier(), replace(SETTINGS, seed=3), "of another training"),
+        (lambda: tiny_classifier(seed=1), SETTINGS, "of another training"),
+    ],
+)
+def test_the_state_of_another_training_is_refused(tmp_path, monkeypatch, make, settings, message):
+    monkeypatch.setattr(Checkpoint, "is_due", ALWAYS)
+    path = tmp_path / "training.ckpt"
+    train_until(2, tiny_classifier(), path, SETTINGS, (IMAGES, LABELS))
+    model = make()
+    model(IMAGES)
+    with pytest.raises(InputError, match=message):
+        finetune(model, (IMAGES, LABELS), settings, checkpoint=path)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut off"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / "training.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"training\.ckpt cannot be read as a checkpoint"):
+        finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS, checkpoint=path)
+
+
+def test_a_file_of_something_else_is_no_checkpoint(tmp_path):
+    path = tmp_path / "training.ckpt"
+    torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(InputError, match="is not a checkpoint of this version"):
+        finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS, checkpoint=path)
+
+
+def test_a_checkpoint_where_none_can_be_written_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "is_due", ALWAYS)
+    with pytest.raises(InputError, match="cannot be written"):
+        finetune(
+            tiny_classifier(), (IMAGES, LABELS), SETTINGS, checkpoint=tmp_path / "none" / "a.ckpt"
+        )
+
+
+def test_weights_of_another_network_are_named():
+    weights = tiny_classifier().state_dict()
+    (first, *_), last = weights, list(weights)[-1]
+    weights["extra.weight"] = weights.pop(first)
+    weights[last] = torch.zeros(7)
+    message = (
+        f"run is of another network: it lacks {first}; has unexpected extra.weight; has {last}"
+    )
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_weights(tiny_classifier(), weights, "run")
+
+
+def test_averaged_weights_are_those_of_the_formula():
+    settings = replace(SETTINGS, steps=3, ema=0.75, optimizer="sgd")
+    history = []
+    for steps in (1, 2, 3):
+        # The schedule is over all three steps: stop early instead of asking for fewer.
+        model = tiny_classifier()
+        training = Training(model, replace(settings, ema=None), 3, None, None)
+        with seeded(settings.seed):
+            run = training.run(_loader((IMAGES, LABELS), settings.batch_size))
+            for _ in range(steps):
+                next(run)
+        history.append(model.state_dict()["0.weight"].clone())
+    averaged = tiny_classifier()
+    finetune(averaged, (IMAGES, LABELS), settings)
+    expected = history[0]  # the average starts at the weights of the first step
+    for weights in history[1:]:
+        expected = 0.75 * expected + 0.25 * weights
+    torch.testing.assert_close(averaged.state_dict()["0.weight"], expected)
+
+
+def test_gradients_are_clipped_to_their_norm(monkeypatch):
+    norms = []
+    step = torch.optim.SGD.step
+
+    def watched(self, closure=None):
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        norms.append(float(torch.cat([grad.flatten() for grad in grads]).norm()))
+        return step(self)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    weights_after(replace(SETTINGS, optimizer="sgd", clip_norm=0.05, steps=5))
+    assert max(norms) <= 0.05 * (1 + 1e-4)
+
+
+def test_mixed_images_and_labels_are_mixed_alike():
+    labels = torch.arange(64)
+    images = labels.float().reshape(64, 1, 1, 1).expand(64, 1, 4, 4)
+    torch.manual_seed(0)
+    share, blended, others = mixed(images, labels, 0.4)
+    expected = share * labels + (1 - share) * others
+    torch.testing.assert_close(blended[:, 0, 0, 0], expected.float())
+    assert sorted(others.tolist()) == labels.tolist()
+
+
+def test_mixing_changes_the_training():
+    assert not are_equal(weights_after(), weights_after(replace(SETTINGS, mixup=0.4)))
+
+
+def test_bfloat16_arithmetic_trains_weights_of_full_precision():
+    model = tiny_classifier()
+    finetune(model, (IMAGES, LABELS), replace(SETTINGS, precision="bf16"))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not are_equal(model.state_dict(), weights_after())
+    assert score_classification(model, [striped_images(200, seed=1)]) > 0.85
+
+
+def test_each_step_is_logged(tmp_path):
+    path = tmp_path / "log.csv"
+    losses = finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS, log=path)
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, len(losses) + 1))
+    assert [float(row["loss"]) for row in rows] == pytest.approx(losses, rel=1e-5)
+    assert max(float(row["learning_rate"]) for row in rows) <= SETTINGS.learning_rate
+
+
+def test_a_log_where_none_can_be_written_says_so(tmp_path):
+    with pytest.raises(InputError, match="cannot be written"):
+        finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS, log=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mixup": -1.0}, "mixup must be at least 0"),
+        ({"clip_norm": 0.0}, "clip_norm must be greater than 0"),
+        ({"ema": 1.0}, "ema must be between 0 and 1"),
+        ({"precision": "int8"}, "precision must be one of fp32, bf16, fp16, got 'int8'"),
+    ],
+)
+def test_further_bad_settings_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        replace(SETTINGS, **change)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tmp_path):
+    """On shares of the same batches; without batch norm, whose statistics would differ."""
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    script = Path(__file__).parent / "train_in_processes.py"
+    alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, script, alone], check=True, env=environment)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    subprocess.run([*launch, script, together], check=True, env=environment)
+    one, two = torch.load(alone), torch.load(together)
+    assert two["processes"] == 2
+    for name, weight in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], weight, rtol=1e-4, atol=1e-5)

@@ -13,12 +13,13 @@ import torch
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, LayerMergeError
 from layermerge.finetuning import FinetuneSettings, finetune, score_classification
-from layermerge.importance.estimation import estimate_importance, fingerprint_weights
+from layermerge.importance.estimation import estimate_importance
 from layermerge.importance.scores import ImportanceScores
 from layermerge.plan import replace_segment
 from layermerge.rewriting import rewrite
 from layermerge.store import Study
 from layermerge.tracing import trace
+from layermerge.weights import fingerprint_weights
 from networks import striped_images, tiny_classifier
 
 HERE = Path(__file__).parent

@@ -11,12 +11,12 @@ from torch import nn
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.finetuning import FinetuneSettings, finetune, score_classification
 from layermerge.importance import status
-from layermerge.importance.estimation import fingerprint_weights
 from layermerge.importance.search import SearchOptions
 from layermerge.latency.options import LatencyOptions
 from layermerge.pipeline import Options, compress
 from layermerge.search_space import SearchSpace
 from layermerge.store import Study
+from layermerge.weights import fingerprint_weights
 from networks import Residual, images, relative_error, striped_images
 
 TRAIN, VALIDATION, TEST = (striped_images(n, seed) for seed, n in enumerate((256, 120, 120)))

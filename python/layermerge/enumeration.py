@@ -6,16 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 
 import numpy as np
 
 from layermerge import _core
-from layermerge.candidates import METHODS, Candidate, CandidateSpace, Signature
+from layermerge.candidates import Candidate, CandidateSpace, Signature
 from layermerge.channels import follow_channels
 from layermerge.dataflow import Kind, Node, Survivors, skeleton, survivors
-from layermerge.errors import InputError
 from layermerge.network import Layer, Network, Segment
+from layermerge.restrictions import Limits, check_restrictions, is_allowed
 from layermerge.structure import Block, follow_windows, structure_of
 from layermerge.windows import NO_PADDING, Size
 
@@ -84,12 +83,12 @@ def enumerate_candidates(
         "max_weights": max_weights,
         "max_flops_ratio": max_flops_ratio,
     }
-    _check(network, method, limits, frozen, breaks)
+    check_restrictions(network, method, limits, frozen, breaks)
     search = _Search(
         network,
         method,
         max_kernel,
-        _Limits(max_flops_ratio, max_weights),
+        Limits(max_flops_ratio, max_weights),
         frozen,
         drop_branches,
         boundary_activation,
@@ -97,69 +96,11 @@ def enumerate_candidates(
     found = [
         candidate
         for segment in network.segments
-        if _is_allowed(segment, max_segment, frozen, breaks)
+        if is_allowed(segment, max_segment, frozen, breaks)
         for candidate in search.candidates(segment)
     ]
     found.sort(key=lambda c: (c.start, c.end, c.kernel_size, c.signature.groups, c.kept))
     return CandidateSpace(network, tuple(found), method, dict(search.skipped))
-
-
-def _check(
-    network: Network,
-    method: str,
-    limits: dict[str, float | None],
-    frozen: Collection[int],
-    breaks: Collection[int],
-) -> None:
-    if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    for name in ("max_kernel", "max_segment", "max_weights"):
-        limit = limits[name]
-        if limit is not None and (not isinstance(limit, Integral) or limit < 1):
-            raise InputError(f"{name} must be a whole number of at least 1, got {limit!r}")
-    ratio = limits["max_flops_ratio"]
-    if ratio is not None and not (isinstance(ratio, Real) and ratio > 0):
-        raise InputError(f"max_flops_ratio must be a number greater than 0, got {ratio!r}")
-    _check_places("frozen", "layer", frozen, range(1, network.num_layers + 1))
-    _check_places("breaks", "position", breaks, range(network.num_layers + 1))
-
-
-def _check_places(name: str, word: str, places: Collection[int], allowed: range) -> None:
-    if not isinstance(places, Collection):
-        raise InputError(f"{name} must be a collection of {word}s, got {places!r}")
-    for place in places:
-        if not isinstance(place, Integral) or place not in allowed:
-            raise InputError(
-                f"{name} names {word} {place!r}; {word}s are {allowed[0]}..{allowed[-1]}"
-            )
-
-
-def _is_allowed(
-    segment: Segment, max_segment: int | None, frozen: Collection[int], breaks: Collection[int]
-) -> bool:
-    length = segment.end - segment.start
-    if length == 1:
-        return True
-    return (
-        (max_segment is None or length <= max_segment)
-        and not any(layer in segment.indices for layer in frozen)
-        and not any(segment.start < position < segment.end for position in breaks)
-    )
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """What a merged convolution may cost."""
-
-    max_flops_ratio: float | None
-    max_weights: int | None
-
-    def why_skipped(self, weights: int, flops: int, replaced_flops: int) -> str:
-        if self.max_weights is not None and weights > self.max_weights:
-            return f"more than {self.max_weights} weights"
-        if self.max_flops_ratio is not None and flops > self.max_flops_ratio * replaced_flops:
-            return f"more than {self.max_flops_ratio:g} times the FLOPs"
-        return ""
 
 
 @dataclass(frozen=True)
@@ -167,7 +108,7 @@ class _Search:
     network: Network
     method: str
     max_kernel: int | None
-    limits: _Limits
+    limits: Limits
     frozen: Collection[int]
     drop_branches: bool
     boundary_activation: bool

@@ -2,95 +2,42 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
-import math
-from collections.abc import Iterable, Iterator, Sized
-from dataclasses import asdict, dataclass
-from itertools import islice
-from typing import cast
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 
-from layermerge.errors import InputError, TrainingError
+from layermerge.checkpoints import Checkpoint
+from layermerge.errors import InputError
+from layermerge.finetune_settings import DEFAULT_SETTINGS, FinetuneSettings
 from layermerge.progress import progress_bar
 from layermerge.seeding import seeded
+from layermerge.training import Batch, Training, device_of
+from layermerge.weights import fingerprint_weights
 
-Batch = tuple[Tensor, Tensor]
+__all__ = ["Batch", "Data", "FinetuneSettings", "finetune", "score_classification"]
+
 Data = Batch | Iterable[Batch]
 """Images and labels as two tensors, or batches of them (iterated anew for each epoch)."""
-
-
-def _check(name: str, value: object, is_valid: bool, expected: str) -> None:
-    if not is_valid:
-        raise InputError(f"{name} must be {expected}, got {value!r}")
-
-
-@dataclass(frozen=True)
-class FinetuneSettings:
-    """How to train.
-
-    Attributes
-    ----------
-    epochs : int
-        Passes over the data.
-    steps : int, optional
-        Stop after so many optimizer steps instead, over as many epochs as that takes.
-    batch_size : int
-        Used when the data is two tensors.
-    optimizer : {"adamw", "sgd"}
-        ``sgd`` has a Nesterov momentum of 0.9.
-    learning_rate : float
-        At its peak: it rises linearly over the `warm_up` part of the steps and falls to 0 along
-        half a cosine.
-    weight_decay : float
-        For weights; biases and norms have none.
-    label_smoothing : float
-    distillation : float
-        Part, 0..1, of the loss that comes from the teacher.
-    temperature : float
-        Softens the logits that are compared with the teacher's.
-    seed : int
-    """
-
-    epochs: int = 1
-    steps: int | None = None
-    batch_size: int = 128
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    warm_up: float = 0.1
-    weight_decay: float = 1e-2
-    label_smoothing: float = 0.0
-    distillation: float = 0.5
-    temperature: float = 2.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        _check("steps", self.steps, self.steps is None or self.steps >= 1, "at least 1")
-        _check("optimizer", self.optimizer, self.optimizer in ("adamw", "sgd"), "adamw or sgd")
-        for name in ("learning_rate", "temperature"):
-            _check(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "greater than 0")
-        _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
-        for name in ("warm_up", "label_smoothing", "distillation"):
-            _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")
-
-    @property
-    def fingerprint(self) -> str:
-        """The settings as text, to name an importance estimator by."""
-        return json.dumps(asdict(self), sort_keys=True)
 
 
 def finetune(
     model: nn.Module,
     data: Data,
-    settings: FinetuneSettings = FinetuneSettings(),
+    settings: FinetuneSettings = DEFAULT_SETTINGS,
     *,
     teacher: nn.Module | None = None,
+    checkpoint: str | Path | None = None,
+    log: str | Path | None = None,
+    accelerator: Any = None,
     description: str = "Fine-tuning",
     progress: bool = True,
 ) -> tuple[float, ...]:
@@ -108,6 +55,15 @@ def finetune(
     teacher : torch.nn.Module, optional
         The loss becomes (1 - a) CE + a T² KL(teacher ‖ model), with the logits divided by the
         temperature T (Hinton et al., 2015, arXiv:1503.02531) and a the distillation weight.
+    checkpoint : path, optional
+        Where the state of the training is kept every half minute, so that the same call goes on
+        from there after a crash, with the same result; deleted at the end. In a folder, a file is
+        named by what is trained.
+    log : path, optional
+        A CSV file to add a row to for each step: step, loss, learning_rate, seconds.
+    accelerator : accelerate.Accelerator, optional
+        Trains on all its processes: a `torch.utils.data.DataLoader` is divided among them, other
+        data batch by batch.
     description : str
         Says in the progress bar what is trained.
     progress : bool
@@ -126,23 +82,31 @@ def finetune(
         If the loss is no longer finite.
     """
     loader = _loader(data, settings.batch_size)
-    steps = _num_steps(loader, settings)
-    losses: list[float] = []
+    steps = _num_steps(loader, settings, accelerator)
+    identity = json.dumps([settings.fingerprint, steps, fingerprint_weights(model)])
+    training = Training(model, settings, steps, teacher, accelerator)
+    keep = Checkpoint(_file_in(checkpoint, identity), identity)
+    is_main = accelerator is None or accelerator.is_main_process
     try:
-        with seeded(settings.seed), progress_bar(description, steps, enabled=progress) as show:
-            optimizer, schedule = _optimizer(model, settings, steps)
-            model.train()
-            for images, labels in islice(_batches(loader), steps):
-                loss = _loss(model, teacher, images, labels, settings)
-                losses.append(_checked(loss, len(losses), settings))
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-                show(len(losses))
+        with (
+            seeded(settings.seed),
+            progress_bar(description, steps, enabled=progress and is_main) as show,
+            _log_to(log if is_main else None) as record,
+        ):
+            state = keep.read()
+            if state is not None:
+                training.restore(state, keep.path)
+            for _ in training.run(loader):
+                show(len(training.losses))
+                record(len(training.losses), training.losses[-1], training.learning_rate)
+                if is_main and keep.is_due:
+                    keep.write(training.state())
+        training.finish()
     finally:
         model.eval()
-    return tuple(losses)
+    if is_main:
+        keep.remove()
+    return tuple(training.losses)
 
 
 def score_classification(model: nn.Module, batches: Iterable[Batch]) -> float:
@@ -165,7 +129,7 @@ def score_classification(model: nn.Module, batches: Iterable[Batch]) -> float:
     InputError
         If there is no image.
     """
-    device = _device(model)
+    device = device_of(model)
     was_training = model.training
     model.eval()
     correct = total = 0
@@ -204,7 +168,7 @@ def _loader(data: Data, batch_size: int) -> Iterable[Batch]:
     return cast(Iterable[Batch], data)
 
 
-def _num_steps(loader: Iterable[Batch], settings: FinetuneSettings) -> int:
+def _num_steps(loader: Iterable[Batch], settings: FinetuneSettings, accelerator: Any) -> int:
     if settings.steps is not None:
         return settings.steps
     if not isinstance(loader, Sized):
@@ -212,18 +176,9 @@ def _num_steps(loader: Iterable[Batch], settings: FinetuneSettings) -> int:
             f"data is a {type(loader).__name__}, which has no length: set `steps` to say how long "
             "to train"
         )
-    return settings.epochs * len(loader)
-
-
-def _batches(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches without end, epoch after epoch."""
-    while True:
-        is_empty = True
-        for batch in loader:
-            is_empty = False
-            yield batch
-        if is_empty:
-            raise InputError("data holds no batch (an iterator that is used up holds none either)")
+    is_divided = accelerator is not None and isinstance(loader, DataLoader)
+    per_epoch = -(-len(loader) // (accelerator.num_processes if is_divided else 1))
+    return settings.epochs * per_epoch
 
 
 def _check_pair(images: Tensor, labels: Tensor) -> None:
@@ -234,64 +189,32 @@ def _check_pair(images: Tensor, labels: Tensor) -> None:
         )
 
 
-def _loss(
-    model: nn.Module,
-    teacher: nn.Module | None,
-    images: Tensor,
-    labels: Tensor,
-    settings: FinetuneSettings,
-) -> Tensor:
-    images, labels = images.to(_device(model)), labels.to(_device(model))
-    logits = model(images)
-    loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-    if teacher is None:
-        return loss
-    with torch.no_grad():
-        wanted = teacher(images)
-    distance = F.kl_div(
-        F.log_softmax(logits / settings.temperature, dim=1),
-        F.log_softmax(wanted / settings.temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    share = settings.distillation
-    return (1 - share) * loss + share * settings.temperature**2 * distance
+def _file_in(path: str | Path | None, identity: str) -> Path | None:
+    if path is None or not Path(path).is_dir():
+        return None if path is None else Path(path)
+    return Path(path) / f"finetune-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.ckpt"
 
 
-def _checked(loss: Tensor, step: int, settings: FinetuneSettings) -> float:
-    value = loss.item()
-    if not math.isfinite(value):
-        raise TrainingError(
-            f"the loss is {value} at step {step + 1}: check the data for NaN, or lower "
-            f"learning_rate from {settings.learning_rate}"
-        )
-    return value
+@contextmanager
+def _log_to(path: str | Path | None) -> Iterator[Callable[[int, float, float], None]]:
+    """Add rows to a CSV file, or to none."""
+    if path is None:
+        yield lambda step, loss, learning_rate: None
+        return
+    began = time.monotonic()
+    try:
+        with Path(path).open("a", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            if not file.tell():
+                rows.writerow(["step", "loss", "learning_rate", "seconds"])
 
+            def record(step: int, loss: float, learning_rate: float) -> None:
+                seconds = time.monotonic() - began
+                rows.writerow([step, f"{loss:.6g}", f"{learning_rate:.6g}", f"{seconds:.2f}"])
+                file.flush()
 
-def _optimizer(
-    model: nn.Module, settings: FinetuneSettings, steps: int
-) -> tuple[Optimizer, LambdaLR]:
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise InputError("the model has no parameter that requires a gradient: nothing to train")
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer: Optimizer
-    if settings.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
-    else:
-        optimizer = torch.optim.AdamW(groups, settings.learning_rate)
-    warm_up = round(settings.warm_up * steps)
-
-    def part_of_peak(step: int) -> float:
-        if step < warm_up:
-            return (step + 1) / (warm_up + 1)
-        return 0.5 + 0.5 * math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))
-
-    return optimizer, LambdaLR(optimizer, part_of_peak)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+            yield record
+    except OSError as error:
+        raise InputError(
+            f"log {path} cannot be written: {error.strerror}. Name a file that you may write to"
+        ) from error

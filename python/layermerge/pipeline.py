@@ -19,7 +19,6 @@ from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
 from layermerge.importance.activations import Batches
 from layermerge.importance.closed_form import merge_least_squares
-from layermerge.importance.estimation import fingerprint_weights
 from layermerge.importance.estimators import (
     ScoreFunction,
     ShortFineTune,
@@ -43,6 +42,7 @@ from layermerge.rewriting import rewrite
 from layermerge.search_space import SearchSpace
 from layermerge.store import Measurement, Study, StudyLike, opened
 from layermerge.tracing import trace
+from layermerge.weights import fingerprint_weights
 
 _log = logging.getLogger(__name__)
 

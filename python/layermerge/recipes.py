@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 from torch import nn
 
@@ -50,6 +51,7 @@ def classification(
     *,
     probe: FinetuneSettings,
     final: FinetuneSettings,
+    checkpoints: Path | None = None,
     progress: bool = True,
 ) -> Recipe:
     """Make the recipe for a classifier.
@@ -64,13 +66,15 @@ def classification(
         The short fine-tune for importance, on labels alone as in the paper.
     final : FinetuneSettings
         The fine-tune of the chosen network.
+    checkpoints : path, optional
+        A folder where the state of the latter is kept, so that it goes on after a crash.
     progress : bool
-        Show a progress bar for the latter.
+        Show a progress bar for it.
     """
     return Recipe(
         partial(score_classification, batches=dataset.validation),
         partial(_train, dataset, probe),
-        partial(_finetune, dataset, final, model, progress),
+        partial(_finetune, dataset, final, model, checkpoints, progress),
         partial(score_classification, batches=dataset.test),
         json.dumps({"dataset": dataset.name, "probe": probe.fingerprint}),
         json.dumps({"dataset": dataset.name, "final": final.fingerprint}),
@@ -88,10 +92,18 @@ def _finetune(
     dataset: Dataset,
     settings: FinetuneSettings,
     teacher: nn.Module,
+    checkpoints: Path | None,
     progress: bool,
     rewritten: nn.Module,
 ) -> None:
-    finetune(rewritten, dataset.train, settings, teacher=teacher, progress=progress)
+    finetune(
+        rewritten,
+        dataset.train,
+        settings,
+        teacher=teacher,
+        checkpoint=checkpoints,
+        progress=progress,
+    )
 
 
 def _calibration(dataset: Dataset, seed: int) -> tuple[Batch, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,27 @@ def derive_seed(seed: int, *labels: object) -> int:
     """
     text = "/".join(map(str, (seed, *labels)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def random_state() -> dict[str, Any]:
+    """The state of the global generators on the CPU, of types that load without running code."""
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    own = numpy_state["state"]
+    return {
+        "python": random.getstate(),
+        "numpy": (own["key"].tolist(), own["pos"]),
+        "torch": torch.get_rng_state(),
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Put the generators back to a `random_state`."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    key, position = state["numpy"]
+    np.random.set_state(("MT19937", np.array(key, np.uint32), position, 0, 0.0))
+    torch.set_rng_state(state["torch"])
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
     from layermerge.pipeline import Options, compress
 
-    task = load_task(arguments)
+    task = load_task(arguments, out)
     return compress(
         task.model,
         task.example,

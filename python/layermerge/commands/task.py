@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layermerge.commands.options import (
@@ -54,6 +55,28 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="of the final fine-tune; default: 20",
     )
     group.add_argument("--lr", type=positive, default=1e-3, metavar="R", help="default: 0.001")
+    group.add_argument(
+        "--distillation",
+        type=float,
+        default=0.5,
+        metavar="A",
+        help="part of the final fine-tune's loss that comes from the original network, 0..1; "
+        "default: 0.5",
+    )
+    group.add_argument("--label-smoothing", type=float, default=0.0, metavar="E")
+    group.add_argument(
+        "--mixup", type=float, default=0.0, metavar="A", help="mix images by Beta(A, A) shares"
+    )
+    group.add_argument(
+        "--ema", type=float, metavar="D", help="end with weights averaged at this decay"
+    )
+    group.add_argument("--clip-norm", type=float, metavar="N", help="largest norm of a gradient")
+    group.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        default="fp32",
+        help="of the arithmetic of the final fine-tune; default: fp32",
+    )
     group.add_argument("--seed", type=at_least(0, MAX_SEED), default=0, help="default: 0")
     group.add_argument(
         "--init",
@@ -131,8 +154,8 @@ def search_options(arguments: argparse.Namespace) -> SearchOptions:
     return SearchOptions(full=arguments.full, objective=arguments.objective, margins=margins)
 
 
-def load_task(arguments: argparse.Namespace) -> Task:
-    """Load the model and the data, and make the callbacks."""
+def load_task(arguments: argparse.Namespace, folder: Path | None = None) -> Task:
+    """Load the model and the data, and make the callbacks; checkpoints go to the folder."""
     import torch
 
     from layermerge.finetuning import FinetuneSettings
@@ -152,8 +175,17 @@ def load_task(arguments: argparse.Namespace) -> Task:
             steps=arguments.probe_steps, learning_rate=arguments.probe_lr, seed=arguments.seed
         ),
         final=FinetuneSettings(
-            epochs=arguments.epochs, learning_rate=arguments.lr, seed=arguments.seed
+            epochs=arguments.epochs,
+            learning_rate=arguments.lr,
+            distillation=arguments.distillation,
+            label_smoothing=arguments.label_smoothing,
+            mixup=arguments.mixup,
+            ema=arguments.ema,
+            clip_norm=arguments.clip_norm,
+            precision=arguments.precision,
+            seed=arguments.seed,
         ),
+        checkpoints=folder,
     )
     return Task(model, example(shape).to(device), recipe)
 

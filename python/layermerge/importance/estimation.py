@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from layermerge.importance.scores import ImportanceScores
 from layermerge.network import Network
 from layermerge.progress import progress_bar
 from layermerge.store import Score, ScoreKey, Study, StudyLike, opened
+from layermerge.weights import fingerprint_weights
 
 
 def estimate_importance(
@@ -109,15 +109,6 @@ def estimator_of(
             "an estimator takes the place of score_fn and train_fn: give either it or them"
         )
     return estimator
-
-
-def fingerprint_weights(model: nn.Module) -> str:
-    """Hash of the parameters and buffers, names and dtypes included."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 class Evaluations:

@@ -1,0 +1,92 @@
+"""Keep an unfinished training on disk, and take it up where it was."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layermerge.errors import InputError
+
+_VERSION = 1
+EVERY_SECONDS = 30.0
+
+
+class Checkpoint:
+    """One file that holds the latest state of a training.
+
+    Parameters
+    ----------
+    path : path or None
+        None keeps nothing.
+    identity : str
+        What is trained and how: a state of another training is refused.
+    every_seconds : float
+        Between two states that are written.
+    """
+
+    def __init__(
+        self, path: str | Path | None, identity: str, *, every_seconds: float = EVERY_SECONDS
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.identity = identity
+        self.every_seconds = every_seconds
+        self._written = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the state should be written now."""
+        return self.path is not None and time.monotonic() - self._written >= self.every_seconds
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Replace the state on disk; a process that dies meanwhile leaves the old one whole."""
+        assert self.path is not None
+        unfinished = self.path.with_name(self.path.name + ".unfinished")
+        document = {"layermerge_checkpoint": _VERSION, "identity": self.identity, **state}
+        try:
+            torch.save(document, unfinished)
+            unfinished.replace(self.path)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"checkpoint {self.path} cannot be written: {error}. Check that you may write "
+                "there and that the disk has space"
+            ) from error
+        self._written = time.monotonic()
+
+    def read(self) -> dict[str, Any] | None:
+        """The state on disk; None if there is none.
+
+        Raises
+        ------
+        InputError
+            If the file is no checkpoint, or is one of another training.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            raise InputError(
+                f"{self.path} cannot be read as a checkpoint ({type(error).__name__}): delete it "
+                "to start anew"
+            ) from error
+        if not isinstance(state, dict) or state.get("layermerge_checkpoint") != _VERSION:
+            raise InputError(
+                f"{self.path} is not a checkpoint of this version of layermerge: name another "
+                "file, or delete it to start anew"
+            )
+        if state["identity"] != self.identity:
+            raise InputError(
+                f"{self.path} is of another training (other settings, another network or plan): "
+                "name another file, or delete it to start anew"
+            )
+        return state
+
+    def remove(self) -> None:
+        """Delete the file, once the training is complete."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

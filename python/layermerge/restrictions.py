@@ -1,0 +1,72 @@
+"""The restrictions of enumeration: whether they are valid, and what they leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+from layermerge.candidates import METHODS
+from layermerge.errors import InputError
+from layermerge.network import Network, Segment
+
+
+def check_restrictions(
+    network: Network,
+    method: str,
+    limits: dict[str, float | None],
+    frozen: Collection[int],
+    breaks: Collection[int],
+) -> None:
+    """Refuse options that name no method, layer or position of the network."""
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    for name in ("max_kernel", "max_segment", "max_weights"):
+        limit = limits[name]
+        if limit is not None and (not isinstance(limit, Integral) or limit < 1):
+            raise InputError(f"{name} must be a whole number of at least 1, got {limit!r}")
+    ratio = limits["max_flops_ratio"]
+    if ratio is not None and not (isinstance(ratio, Real) and ratio > 0):
+        raise InputError(f"max_flops_ratio must be a number greater than 0, got {ratio!r}")
+    _check_places("frozen", "layer", frozen, range(1, network.num_layers + 1))
+    _check_places("breaks", "position", breaks, range(network.num_layers + 1))
+
+
+def _check_places(name: str, word: str, places: Collection[int], allowed: range) -> None:
+    if not isinstance(places, Collection):
+        raise InputError(f"{name} must be a collection of {word}s, got {places!r}")
+    for place in places:
+        if not isinstance(place, Integral) or place not in allowed:
+            raise InputError(
+                f"{name} names {word} {place!r}; {word}s are {allowed[0]}..{allowed[-1]}"
+            )
+
+
+def is_allowed(
+    segment: Segment, max_segment: int | None, frozen: Collection[int], breaks: Collection[int]
+) -> bool:
+    """Whether a segment may be merged at all."""
+    length = segment.end - segment.start
+    if length == 1:
+        return True
+    return (
+        (max_segment is None or length <= max_segment)
+        and not any(layer in segment.indices for layer in frozen)
+        and not any(segment.start < position < segment.end for position in breaks)
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a merged convolution may cost."""
+
+    max_flops_ratio: float | None
+    max_weights: int | None
+
+    def why_skipped(self, weights: int, flops: int, replaced_flops: int) -> str:
+        """The limit that it exceeds in words; empty if there is none."""
+        if self.max_weights is not None and weights > self.max_weights:
+            return f"more than {self.max_weights} weights"
+        if self.max_flops_ratio is not None and flops > self.max_flops_ratio * replaced_flops:
+            return f"more than {self.max_flops_ratio:g} times the FLOPs"
+        return ""

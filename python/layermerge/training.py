@@ -1,0 +1,250 @@
+"""A training that can be stopped after any step and taken up again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from layermerge.errors import InputError, TrainingError
+from layermerge.finetune_settings import DTYPES, FinetuneSettings
+from layermerge.seeding import random_state, restore_random_state
+from layermerge.weights import load_weights
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Training:
+    """Everything that changes from step to step.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Trained in place.
+    settings : FinetuneSettings
+    steps : int
+        How long it takes.
+    teacher : torch.nn.Module or None
+    accelerator : accelerate.Accelerator or None
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: FinetuneSettings,
+        steps: int,
+        teacher: nn.Module | None,
+        accelerator: Any,
+    ) -> None:
+        self.settings = settings
+        self.steps = steps
+        self.accelerator = accelerator
+        self.losses: list[float] = []
+        self.module = model
+        optimizer, self.schedule = _optimizer(model, settings, steps)
+        if accelerator is None:
+            self.model, self.optimizer = model, optimizer
+        else:
+            self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.device = device_of(model)
+        if teacher is not None and device_of(teacher) != self.device:
+            teacher = deepcopy(teacher).to(self.device)
+        self.teacher = teacher
+        self.average = self._averaged()
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=settings.precision == "fp16" and self.device.type == "cuda"
+        )
+        self._epoch_began: dict[str, Any] = {}
+        self._batches_done = 0
+        self._resumed: dict[str, Any] | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return float(self.schedule.get_last_lr()[0])
+
+    def run(self, loader: Iterable[Batch]) -> Iterator[None]:
+        """Take the steps that are left, epoch after epoch; yields after each."""
+        self.model.train()
+        is_divided = self.accelerator is not None and isinstance(loader, DataLoader)
+        if is_divided:
+            loader = self.accelerator.prepare(loader)
+        while len(self.losses) < self.steps:
+            self._begin_epoch()
+            skipped = self._batches_done
+            is_empty = True
+            for place, (images, labels) in enumerate(loader):
+                is_empty = False
+                if place < skipped:
+                    continue
+                self._take_up()
+                if self.accelerator is not None and not is_divided:
+                    images, labels = self._share(images), self._share(labels)
+                self._step(images.to(self.device), labels.to(self.device))
+                self._batches_done = place + 1
+                yield
+                if len(self.losses) == self.steps:
+                    return
+            if is_empty:
+                raise InputError(
+                    "data holds no batch (an iterator that is used up holds none either)"
+                )
+            self._take_up()
+            self._batches_done = 0
+
+    def finish(self) -> None:
+        """Let the model have the averaged weights, if they are averaged."""
+        if self.average is not None:
+            self.module.load_state_dict(self.average.module.state_dict())
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs."""
+        return {
+            "model": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "losses": self.losses,
+            "epoch_began": self._epoch_began,
+            "batches_done": self._batches_done,
+            "random": random_state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], source: object) -> None:
+        """Go on from a `state`, exactly: batches that were seen are drawn again, and left."""
+        load_weights(self.module, state["model"], source)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.losses = list(state["losses"])
+        self._batches_done = state["batches_done"]
+        self._resumed = dict(state)
+
+    def _begin_epoch(self) -> None:
+        if self._resumed is not None:
+            restore_random_state(self._resumed["epoch_began"])
+        self._epoch_began = random_state()
+
+    def _take_up(self) -> None:
+        """Once the batches that were seen are passed, be where the state was."""
+        if self._resumed is not None:
+            restore_random_state(self._resumed["random"])
+            self._resumed = None
+
+    def _share(self, values: Tensor) -> Tensor:
+        """The part of a batch that this process trains on; all of it, if it is too small."""
+        rank, count = self.accelerator.process_index, self.accelerator.num_processes
+        return values[rank::count] if len(values) >= count else values
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
+        settings = self.settings
+        with torch.autocast(
+            self.device.type,
+            DTYPES[settings.precision],
+            enabled=DTYPES[settings.precision] is not None,
+        ):
+            loss = self._loss(images, labels)
+        self.losses.append(self._checked(loss))
+        self.optimizer.zero_grad()
+        scaled = self.scaler.scale(loss)
+        if self.accelerator is None:
+            scaled.backward()  # type: ignore[no-untyped-call]
+        else:
+            self.accelerator.backward(scaled)
+        if settings.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.module.parameters(), settings.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.module)
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        settings = self.settings
+        share, others = 1.0, labels
+        if settings.mixup:
+            share, images, others = mixed(images, labels, settings.mixup)
+        logits = self.model(images)
+        loss = sum(
+            part * F.cross_entropy(logits, wanted, label_smoothing=settings.label_smoothing)
+            for part, wanted in ((share, labels), (1 - share, others))
+            if part
+        )
+        assert isinstance(loss, Tensor)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            wanted = self.teacher(images)
+        distance = F.kl_div(
+            F.log_softmax(logits / settings.temperature, dim=1),
+            F.log_softmax(wanted / settings.temperature, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        weight = settings.distillation
+        return (1 - weight) * loss + weight * settings.temperature**2 * distance
+
+    def _checked(self, loss: Tensor) -> float:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at step {len(self.losses) + 1}: check the data for NaN, or "
+                f"lower learning_rate from {self.settings.learning_rate}"
+            )
+        return value
+
+    def _averaged(self) -> AveragedModel | None:
+        if self.settings.ema is None:
+            return None
+        average = get_ema_multi_avg_fn(self.settings.ema)  # type: ignore[no-untyped-call]
+        return AveragedModel(self.module, multi_avg_fn=average, use_buffers=True)
+
+
+def mixed(images: Tensor, labels: Tensor, alpha: float) -> tuple[float, Tensor, Tensor]:
+    """Mix images in pairs: the share of the first, the mixtures, the labels of the second."""
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    order = torch.randperm(len(images), device=images.device)
+    return share, share * images + (1 - share) * images[order], labels[order]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _optimizer(
+    model: nn.Module, settings: FinetuneSettings, steps: int
+) -> tuple[Optimizer, LambdaLR]:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise InputError("the model has no parameter that requires a gradient: nothing to train")
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer: Optimizer
+    if settings.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
+    else:
+        optimizer = torch.optim.AdamW(groups, settings.learning_rate)
+    warm_up = round(settings.warm_up * steps)
+
+    def part_of_peak(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / (warm_up + 1)
+        return 0.5 + 0.5 * math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))
+
+    return optimizer, LambdaLR(optimizer, part_of_peak)

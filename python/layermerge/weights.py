@@ -1,0 +1,47 @@
+"""The weights of a network as a whole: what tells them apart, and loading them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from layermerge.errors import InputError
+
+
+def fingerprint_weights(model: nn.Module) -> str:
+    """Hash of the parameters and buffers, names and dtypes included."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
+    """Load weights, or say which are missing, unexpected or of another shape.
+
+    Raises
+    ------
+    InputError
+        If the weights are of another network.
+    """
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    reshaped = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own.keys() & weights.keys()
+        if own[name].shape != weights[name].shape
+    ]
+    parts = {"lacks": missing, "has unexpected": unexpected, "has": sorted(reshaped)}
+    wrong = [f"{verb} {_some(names)}" for verb, names in parts.items() if names]
+    if wrong:
+        raise InputError(f"{source} is of another network: it {'; '.join(wrong)}")
+    model.load_state_dict(dict(weights))
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
