@@ -258,13 +258,41 @@ def read(path: Path) -> dict[tuple[str, str], dict[str, str]]:
         return {(row["library"], row["name"]): row for row in csv.DictReader(file)}
 
 
+def table(path: Path) -> Iterator[str]:
+    """The rows as docs/models.md shows them."""
+    rows = [row for row in read(path).values() if row["outcome"] != "out of scope"]
+    outcomes = Counter(row["outcome"].split(" while ")[0].split(":")[0] for row in rows)
+    yield f"{len(rows)} models: {', '.join(f'{n} {what}' for what, n in outcomes.most_common())}."
+    for library in LIBRARIES:
+        yield f"\n## {library}\n"
+        yield "| model | weights | layers | merge | all | entries | measured | errors |"
+        yield "|---|---:|---:|---:|---:|---:|---:|---|"
+        for row in sorted(rows, key=lambda row: row["name"]):
+            if row["library"] == library:
+                yield table_row(row)
+
+
+def table_row(row: dict[str, str]) -> str:
+    size = f"{int(row['parameters']) / 1e6:.1f} M"
+    outcome = row["outcome"]
+    if outcome == "exact":
+        errors = (float(row[name]) for name in ("float64_error", "float32_error"))
+        outcome = " / ".join(f"{error:.0e}" for error in errors)
+    counts = [row[name] for name in ("layers", "merging", "merging_all", "entries", "signatures")]
+    return f"| {' | '.join([row['name'], size, *counts, outcome])} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
+    parser.add_argument("--table", action="store_true", help="print what was found, as Markdown")
     parser.add_argument("--only", default="", metavar="REGEX")
     parser.add_argument("--seconds", type=float, default=120.0, help="at most, for each model")
     parser.add_argument("--part", default="0/1", help="I/N: every N-th model from the I-th on")
     arguments = parser.parse_args()
+    if arguments.table:
+        print("\n".join(table(arguments.results)))
+        return
     torch.set_num_threads(1)
     first, count = arguments.part.split("/")
     run(arguments.results, arguments.only, arguments.seconds, (int(first), int(count)))
