@@ -17,6 +17,7 @@ from types import ModuleType
 import layermerge
 from layermerge.commands import (
     compress,
+    config,
     demo,
     frontier,
     importance,
@@ -25,6 +26,7 @@ from layermerge.commands import (
     solve,
     table,
 )
+from layermerge.config import FLAG, with_config
 from layermerge.errors import InfeasibleError, InputError, LayerMergeError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -36,6 +38,7 @@ COMMANDS: dict[str, ModuleType] = {
     "importance": importance,
     "solve": solve,
     "frontier": frontier,
+    "config": config,
 }
 
 DONE, FAILED, BAD_INPUT, INFEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -43,7 +46,14 @@ DONE, FAILED, BAD_INPUT, INFEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    arguments = build_parser().parse_args(argv)
+    parser, commands = build_parser()
+    try:
+        words = with_config(sys.argv[1:] if argv is None else argv, commands)
+    except InputError as error:
+        print(f"layermerge: error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    arguments = parser.parse_args(words)
+    arguments.parsers = commands
     try:
         status = _run(arguments)
         sys.stdout.flush()
@@ -69,8 +79,8 @@ def _run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Make the parser with all subcommands."""
+def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Make the parser, and those of all subcommands."""
     parser = argparse.ArgumentParser(
         prog="layermerge",
         description="Make convolutional networks faster by making them shallower.",
@@ -78,11 +88,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = {}
     for name, command in COMMANDS.items():
-        command.add_arguments(
-            subparsers.add_parser(name, help=command.SUMMARY, description=command.SUMMARY)
-        )
-    return parser
+        own = subparsers.add_parser(name, help=command.SUMMARY, description=command.SUMMARY)
+        command.add_arguments(own)
+        if command is not config:
+            own.add_argument(FLAG, metavar="FILE.toml", help="take options from a config file")
+        commands[name] = own
+    return parser, commands
 
 
 def _version() -> str:
