@@ -9,7 +9,9 @@ from layermerge.exporting import load
 from layermerge.finetuning import score_classification
 from layermerge.models import call_by_name
 from layermerge.results import load_result
-from networks import tiny_classifier
+from layermerge.search_space import SearchSpace
+from layermerge.tracing import trace
+from networks import striped_images, tiny_classifier
 
 FILE = """
 from layermerge.datasets import Dataset
@@ -162,3 +164,20 @@ def test_bad_usage_exits_with_2_and_the_usage(capsys, arguments, message):
     assert output.out == ""
     assert output.err.startswith("usage: layermerge compress")
     assert message in output.err
+
+
+def test_a_dry_run_counts_and_does_nothing(file, tmp_path, capsys):
+    out = tmp_path / "out"
+    status, found = compress_json(capsys, file, out, "--speedup=1.5", "--dry-run")
+    network = trace(tiny_classifier(), striped_images(64)[0][:1])
+    space = SearchSpace().enumerate(network)
+    assert status == 0
+    assert not out.exists()
+    assert (found["layers"], found["signatures"]) == (network.num_layers, len(space.signatures))
+    assert found["replacements"] == sum(not c.is_original for c in space.candidates)
+    assert found["probe_s"] == pytest.approx(2 * found["step_s"])
+    assert not found["is_original_only"]
+    assert compress(file, out, "--speedup=1.5", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert [line[0] for line in printed.splitlines()] == ["1", "2", "3", "4", "5"]
+    assert f"{len(space.signatures)} distinct convolutions" in printed

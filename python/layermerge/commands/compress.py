@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training(parser)
     add_search(parser)
     add_space(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say what there is to do and how long it takes"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
 
@@ -67,6 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Compress and print the result."""
     from layermerge.commands.outcome import compress_to
 
+    if arguments.dry_run:
+        from layermerge.commands.forecast import forecast, print_forecast
+
+        print_forecast(forecast(arguments, load_task(arguments)), as_json=arguments.json)
+        return 0
     announce_stages()
     compress_to(arguments.out, partial(_compress, arguments), as_json=arguments.json)
     return 0

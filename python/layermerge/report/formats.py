@@ -66,17 +66,20 @@ def format_score_change(before: float, after: float, *, percent: bool) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration, in minutes where it lasts some.
+    """A duration, in minutes or hours where it lasts some.
 
     Examples
     --------
-    >>> format_seconds(4.217), format_seconds(221.04)
-    ('4.2 s', '3 min 41 s')
+    >>> format_seconds(4.217), format_seconds(221.04), format_seconds(36_000)
+    ('4.2 s', '3 min 41 s', '10 h 0 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes:,} min {rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min"
 
 
 def count(number: int, noun: str) -> str:

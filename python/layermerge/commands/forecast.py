@@ -1,0 +1,92 @@
+"""What `compress --dry-run` prints: how much each stage has to do, and how long it takes."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from layermerge.candidates import CandidateSpace
+from layermerge.commands.options import search_space
+from layermerge.commands.task import Task
+from layermerge.report.formats import format_seconds
+from layermerge.tracing import trace
+from layermerge.training import Batch, device_of
+
+
+def forecast(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
+    """Count what there is to do, and time one step of training.
+
+    Returns
+    -------
+    dict
+        Counts, and seconds: of tracing, measured; of latency, at most; of fine-tunes, estimated
+        from one step of the original network, scoring left out.
+    """
+    search = search_space(arguments)
+    began = time.perf_counter()
+    network = trace(task.model, task.example, remove=search.remove)
+    space = search.enumerate(network)
+    traced_s = time.perf_counter() - began
+    step_s = seconds_of_a_step(task.model, task.recipe.calibration[0])
+    replacements = sum(not candidate.is_original for candidate in space.candidates)
+    return {
+        "layers": network.num_layers,
+        "entries": len(space.listed),
+        "left_out": sum(space.skipped.values()),
+        "signatures": len(space.signatures),
+        "barriers": len(network.barriers),
+        "replacements": replacements,
+        "trace_s": traced_s,
+        "latency_s_at_most": arguments.max_seconds,
+        "step_s": step_s,
+        "probe_s": arguments.probe_steps * step_s,
+        "importance_s_at_most": replacements * arguments.probe_steps * step_s,
+        "epochs": arguments.epochs,
+        "is_original_only": is_original_only(space),
+    }
+
+
+def is_original_only(space: CandidateSpace) -> bool:
+    """Whether there is nothing to choose."""
+    return all(candidate.is_original for candidate in space.candidates)
+
+
+def seconds_of_a_step(model: nn.Module, batch: Batch) -> float:
+    """Of a forward and a backward pass in training mode, once they are warm."""
+    trained, (images, labels) = copy.deepcopy(model).train(), batch
+    device = device_of(trained)
+    for _ in range(2):
+        began = time.perf_counter()
+        loss = F.cross_entropy(trained(images.to(device)), labels.to(device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - began
+    return seconds
+
+
+def print_forecast(found: dict[str, Any], *, as_json: bool) -> None:
+    """Print it as a list of stages, or as JSON."""
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(
+        f"1 trace       {found['layers']} layers, {found['entries']} entries "
+        f"({found['left_out']} left out): {format_seconds(found['trace_s'])}\n"
+        f"2 latency     {found['signatures']} distinct convolutions and {found['barriers']} fixed "
+        f"parts: at most {format_seconds(found['latency_s_at_most'])} for each round\n"
+        f"3 importance  a few of {found['replacements']} short fine-tunes of "
+        f"{format_seconds(found['probe_s'])} each; all of them would take "
+        f"{format_seconds(found['importance_s_at_most'])}, and their scores\n"
+        "4 plan        an instant, and measuring the merged network\n"
+        f"5 fine-tune   {found['epochs']} epochs, {format_seconds(found['step_s'])} a step"
+    )
+    if found["is_original_only"]:
+        print("Nothing can merge in this model: see layermerge inspect.")
