@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
 import numpy as np
@@ -78,15 +78,11 @@ def enumerate_candidates(
     InputError
         If an option names no method, layer or position of this network.
     """
-    limits = {
-        "max_kernel": max_kernel,
-        "max_segment": max_segment,
-        "max_weights": max_weights,
-        "max_flops_ratio": max_flops_ratio,
-    }
+    limits = {"max_kernel": max_kernel, "max_segment": max_segment, "max_weights": max_weights}
     _check(network, method, limits, frozen, breaks)
+    _check_ratio(max_flops_ratio)
     search = _Search(network, max_kernel, drop_branches, boundary_activation)
-    found, skipped = [], Counter[str]()
+    found = []
     for segment in network.segments:
         if not _is_allowed(segment, max_segment, frozen, breaks):
             continue
@@ -95,33 +91,46 @@ def enumerate_candidates(
                 candidate.end in frozen and not candidate.is_original
             ):
                 continue
-            reason = _why_skipped(network, candidate, max_flops_ratio, max_weights)
-            if reason:
-                skipped[reason] += 1
-            else:
-                found.append(candidate)
+            found.append(candidate)
     found.sort(key=lambda c: (c.start, c.end, c.kernel_size, c.signature.groups, c.kept))
-    return CandidateSpace(network, tuple(found), method, dict(skipped))
+    space = CandidateSpace(network, tuple(found), method)
+    return limit_work(space, max_flops_ratio, max_weights)
+
+
+def limit_work(
+    space: CandidateSpace, max_flops_ratio: float | None, max_weights: int | None = None
+) -> CandidateSpace:
+    """Leave out the candidates above the limits of `enumerate_candidates`, and count them."""
+    _check_ratio(max_flops_ratio)
+    left, skipped = [], Counter[str]()
+    for candidate in space.candidates:
+        reason = _why_skipped(space.network, candidate, max_flops_ratio, max_weights)
+        if reason:
+            skipped[reason] += 1
+        else:
+            left.append(candidate)
+    return replace(space, candidates=tuple(left), skipped=dict(skipped))
 
 
 def _check(
     network: Network,
     method: str,
-    limits: dict[str, float | None],
+    limits: dict[str, int | None],
     frozen: Collection[int],
     breaks: Collection[int],
 ) -> None:
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    for name in ("max_kernel", "max_segment", "max_weights"):
-        limit = limits[name]
+    for name, limit in limits.items():
         if limit is not None and (not isinstance(limit, Integral) or limit < 1):
             raise InputError(f"{name} must be a whole number of at least 1, got {limit!r}")
-    ratio = limits["max_flops_ratio"]
-    if ratio is not None and not (isinstance(ratio, Real) and ratio > 0):
-        raise InputError(f"max_flops_ratio must be a number greater than 0, got {ratio!r}")
     _check_places("frozen", "layer", frozen, range(1, network.num_layers + 1))
     _check_places("breaks", "position", breaks, range(network.num_layers + 1))
+
+
+def _check_ratio(ratio: float | None) -> None:
+    if ratio is not None and not (isinstance(ratio, Real) and ratio > 0):
+        raise InputError(f"max_flops_ratio must be a number greater than 0, got {ratio!r}")
 
 
 def _check_places(name: str, word: str, places: Collection[int], allowed: range) -> None:

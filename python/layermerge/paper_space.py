@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from layermerge.candidates import Candidate, CandidateSpace
-from layermerge.enumeration import enumerate_candidates
+from layermerge.enumeration import enumerate_candidates, limit_work
 from layermerge.errors import InputError
 from layermerge.network import Layer, Network
 
@@ -74,7 +74,6 @@ def enumerate_paper_candidates(
         network,
         method=method,
         max_kernel=max_kernel,
-        max_flops_ratio=max_flops_ratio,
         max_weights=None,
         breaks=ours,
         drop_branches=bool(after_resize),
@@ -85,7 +84,8 @@ def enumerate_paper_candidates(
         for candidate in space.candidates
         if candidate.is_original or _is_theirs(candidate, position, after_resize)
     )
-    return replace(space, candidates=candidates, axis=position)
+    space = replace(space, candidates=candidates, axis=position)
+    return limit_work(space, max_flops_ratio)
 
 
 def _is_theirs(
