@@ -114,7 +114,7 @@ def test_rows_are_in_order_with_the_settings_of_the_merged_convolution(network, 
 
 def test_a_table_that_cannot_be_written_is_an_input_error(network, tmp_path):
     path = tmp_path / "none" / "entries.csv"
-    with pytest.raises(InputError, match="entries.csv cannot be written: No such file"):
+    with pytest.raises(InputError, match=r"entries\.csv cannot be written: No such file"):
         write_entries(path, SearchSpace().enumerate(network))
 
 
