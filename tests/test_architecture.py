@@ -93,6 +93,7 @@ LAYERS = (
     ("merging", "composition"),
     ("verification",),
     ("rewriting", "halo"),
+    ("unused",),
     ("tracing",),
     ("description",),
     ("accounting",),
