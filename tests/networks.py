@@ -246,3 +246,24 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     scale = float(expected.detach().abs().max())
     assert scale > 0
     return float((actual - expected).detach().abs().max()) / scale
+
+
+@torch.no_grad()
+def conditioned(model: nn.Module, image: torch.Tensor) -> nn.Module:
+    """The model in evaluation mode, of any library, so that values neither vanish nor explode.
+
+    Random scales and shifts instead of ones and zeros, and the batch statistics of the image.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.eval().parameters():
+        if parameter.dim() <= 1:
+            noise = torch.rand(parameter.shape, generator=generator)
+            parameter.copy_(noise + 0.5 if parameter.mean() > 0 else (noise - 0.5) / 5)
+    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    model(torch.cat([image, image.flip(2)]))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval().momentum = momentum
+    return model

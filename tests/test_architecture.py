@@ -97,6 +97,7 @@ LAYERS = (
     ("merging", "composition"),
     ("verification",),
     ("rewriting", "halo"),
+    ("unused",),
     ("tracing",),
     ("description",),
     ("accounting",),

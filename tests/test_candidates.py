@@ -14,7 +14,8 @@ from layermerge.dataflow import REMOVABLE
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError
 from layermerge.tracing import trace
-from networks import ZOO, basic_block, images, with_pool_and_head, zoo
+from networks import ZOO, images, zoo
+from paper_networks import resnet34
 from random_networks import networks
 from segment_oracle import best_subsets
 
@@ -59,27 +60,13 @@ def test_candidates_of_random_networks_are_the_best_of_all_subsets(drawn):
     assert_candidates_are_the_best_subsets(network)
 
 
-def resnet34():
-    widths = (4, 8, 16, 32)
-    blocks, inputs = [], 8
-    for stage, (width, depth) in enumerate(zip(widths, (3, 4, 6, 3), strict=True)):
-        for place in range(depth):
-            first = place == 0 and stage > 0
-            blocks.append(basic_block(inputs if first or stage else 4, width, 2 if first else 1))
-            inputs = width
-    stem = nn.Conv2d(3, 4, 7, stride=2, padding=3, bias=False)
-    model = with_pool_and_head(*blocks, channels=32)
-    model[0] = nn.Sequential(stem, nn.BatchNorm2d(4), nn.ReLU())
-    return model.eval()
-
-
 def test_entries_of_resnet34_are_those_of_the_authors():
     """Narrow (4 channels for their 64), with the spatial sizes and the structure of the original.
 
     Their axis counts the convolutions of the main path after the stem; ours counts the stem and
     the shortcuts too. Their input sizes are exactly twice ours, for they leave out the max-pool.
     """
-    network = trace(resnet34(), torch.zeros(1, 3, 224, 224))
+    network = trace(resnet34(width=4).eval(), torch.zeros(1, 3, 224, 224))
     main_path = [layer for layer in network.layers[1:] if "shortcut" not in layer.name]
     number = {layer.index: place for place, layer in enumerate(main_path, start=1)}
     found = []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from layermerge.cli import main
 from layermerge.enumeration import enumerate_candidates
 from layermerge.tracing import trace
-from networks import tiny_classifier
+from networks import images, tiny_classifier, zoo
 
 MODEL = "networks:tiny_classifier"
 INPUT = ("--input", "1x1x8x8")
@@ -46,6 +47,144 @@ def test_restrictions_reach_the_search_space(capsys):
     for options in (["--max-kernel", "3"], ["--frozen", "2"], ["--method", "depth"]):
         assert inspect_json(capsys, MODEL, *INPUT, *options)["entries"] < whole["entries"]
     assert inspect_json(capsys, MODEL, *INPUT, "--breaks", "1,2")["mergeable_segments"] == 0
+
+
+INVERTED = """
+from networks import images, zoo
+def make():
+    return zoo("inverted"), images(2, 3, 16, 16)
+"""
+GATED = """
+import torch
+from torch import nn
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(4, 2, 1), nn.Conv2d(2, 4, 1)
+    def forward(self, x):
+        return x * torch.sigmoid(self.up(torch.relu(self.down(x.mean((2, 3), keepdim=True)))))
+def make():
+    convs = [nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)]
+    norm = nn.GroupNorm(2, 4)
+    return nn.Sequential(convs[0], Gate(), convs[1], norm, convs[2]), torch.zeros(1, 4, 9, 9)
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "model.py"
+    path.write_text(text)
+    return f"{path}:make"
+
+
+def table_of(capsys, path, *arguments):
+    """The entries that `--entries-csv` writes, and what `--json` says."""
+    found = inspect_json(capsys, *arguments, "--entries-csv", str(path))
+    with path.open(newline="") as file:
+        rows = [
+            {k: int(v) if v.isdigit() else v for k, v in r.items()} for r in csv.DictReader(file)
+        ]
+    assert len(rows) == found["entries"]
+    return rows, found
+
+
+def test_entries_are_written_in_the_columns_of_the_authors(capsys, tmp_path):
+    path = tmp_path / "entries.csv"
+    rows, _ = table_of(capsys, path, written(tmp_path, INVERTED), "--max-kernel", "5")
+    assert path.read_text().splitlines()[0] == "st,end,ker,str,is_dw,in_ch,out_ch,in_hw"
+    network = trace(zoo("inverted"), images(2, 3, 16, 16))
+    space = enumerate_candidates(network, max_kernel=5, max_flops_ratio=2.0)
+    assert [(row["st"], row["end"], row["ker"]) for row in rows] == [
+        (c.start, c.end, c.kernel_size[0]) for c in space.candidates
+    ]
+    stem, wide = rows[0], next(row for row in rows if (row["st"], row["end"]) == (2, 3))
+    assert list(stem.values()) == [0, 1, 3, 2, "False", 3, 8, 16]
+    assert list(wide.values()) == [2, 3, 3, 1, "True", 16, 16, 8]
+
+
+def test_an_entry_without_a_convolution_has_kernel_0(capsys, tmp_path):
+    model, path = written(tmp_path, INVERTED), tmp_path / "entries.csv"
+    rows, _ = table_of(capsys, path, model)
+    assert {(row["st"], row["end"]) for row in rows if not row["ker"]} == {(1, 4), (4, 7), (1, 7)}
+    rows, _ = table_of(capsys, path, model, "--keep-branches")
+    assert all(row["ker"] for row in rows)
+
+
+def test_restrictions_reach_the_written_entries(capsys, tmp_path):
+    model, path = written(tmp_path, INVERTED), tmp_path / "entries.csv"
+    rows, _ = table_of(capsys, path, model)
+    everything, found = table_of(capsys, path, model, "--max-flops-ratio", "0")
+    assert len(everything) > len(rows)
+    assert found["skipped"] == {}
+    strict, found = table_of(capsys, path, model, "--max-flops-ratio", "0.5")
+    assert found["skipped"] == {"more than 0.5 times the FLOPs": len(everything) - len(strict)}
+    short, _ = table_of(capsys, path, model, "--max-segment", "2")
+    assert short == [row for row in rows if row["end"] - row["st"] <= 2]
+    broken, _ = table_of(capsys, path, model, "--breaks", "0,4,7")
+    assert broken == [row for row in rows if not row["st"] < 4 < row["end"]]
+    assert len(broken) < len(rows)
+
+
+def test_an_activation_at_the_boundary_makes_signatures_equal(capsys, tmp_path):
+    """Of two 5x5 convolutions only the second has an activation, unless the first is given one."""
+    model = written(
+        tmp_path,
+        "import torch\nfrom torch import nn\n"
+        "def make():\n"
+        "    a, b, c, d = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))\n"
+        "    relu = nn.ReLU()\n"
+        "    return nn.Sequential(a, relu, b, c, relu, d, relu), torch.zeros(1, 4, 9, 9)\n",
+    )
+    arguments = (model, "--breaks", "2", "--max-flops-ratio", "0")
+    plain, before = table_of(capsys, tmp_path / "entries.csv", *arguments)
+    rows, after = table_of(capsys, tmp_path / "entries.csv", *arguments, "--boundary-activation")
+    assert rows == plain
+    assert after["signatures"] == before["signatures"] - 1
+
+
+def test_what_may_be_removed_decides_what_merges(capsys, tmp_path):
+    model = written(tmp_path, GATED)
+    counts = {
+        words: inspect_json(capsys, model, "--remove", words)["mergeable_segments"]
+        for words in ("activation", "gate", "norm", "gate, norm", "activation,gate,norm")
+    }
+    assert counts == {
+        "activation": 0,
+        "gate": 1,
+        "norm": 1,
+        "gate, norm": 3,
+        "activation,gate,norm": 3,
+    }
+    status, out, _ = inspect(capsys, model)
+    assert status == 0
+    assert "--remove gate would let segments contain" in " ".join(out.split())
+    assert "--remove norm would let segments contain: GroupNorm (1)" in " ".join(out.split())
+
+
+NO_LAYERS = """
+import torch
+from torch import nn
+def make():
+    convs = [nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect") for _ in range(5)]
+    return nn.Sequential(*convs), torch.zeros(1, 4, 9, 9)
+"""
+
+
+def test_a_model_without_layers_is_told_why_and_is_no_error(capsys, tmp_path):
+    model = written(tmp_path, NO_LAYERS)
+    status, out, err = inspect(capsys, model)
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        "Sequential has no 2-D convolution that can be changed; padding_mode=reflect at 0; "
+        "padding_mode=reflect at 1; padding_mode=reflect at 2; and 2 more.",
+        "Nothing can merge in this model.",
+    ]
+    found = inspect_json(capsys, model)
+    assert (found["layers"], found["segments"], found["entries"]) == (0, 0, 0)
+    assert out.startswith(found["reason"])
+    status, out, err = inspect(capsys, model, "--entries-csv", str(tmp_path / "entries.csv"))
+    assert (status, out) == (1, "")
+    assert "padding_mode=reflect at 0" in err
+    assert not (tmp_path / "entries.csv").exists()
 
 
 def test_the_table_shows_layers_what_can_merge_and_fixed_parts(capsys):
@@ -86,6 +225,18 @@ def test_a_file_and_its_weights_are_inspected(capsys, tmp_path):
         (["resnet18"], "is not of the form timm:NAME"),
         ([MODEL, "--weights", "none.pt"], "none.pt cannot be loaded into Sequential"),
         ([MODEL, "--pretrained"], "--pretrained is for timm:"),
+        ([MODEL, *INPUT, "--breaks", "2,9"], "breaks names position 9; positions are 0..3"),
+        ([MODEL, *INPUT, "--breaks", "-1"], "breaks names position -1; positions are 0..3"),
+        (
+            [MODEL, *INPUT, "--remove", "activation,gates"],
+            "remove must name what may be removed, of activation, gate, norm; got 'gates'",
+        ),
+        ([MODEL, *INPUT, "--space", "paper"], "the paper has no search space for Sequential"),
+        (
+            [MODEL, *INPUT, "--entries-csv", "no/such/folder/entries.csv"],
+            "no/such/folder/entries.csv cannot be written: No such file or directory",
+        ),
+        ([MODEL, *INPUT, "--entries-csv", "."], ". cannot be written: Is a directory"),
     ],
 )
 def test_bad_input_exits_with_2_and_one_paragraph(capsys, arguments, message):
@@ -104,6 +255,13 @@ def test_bad_input_exits_with_2_and_one_paragraph(capsys, arguments, message):
         ([MODEL, "--method", "all"], "invalid choice: 'all'"),
         ([MODEL, "--max-kernel", "0"], "'0' is not a whole number of 1 or more"),
         ([MODEL, "--breaks", "a,b"], "'a,b' is not a list of whole numbers, such as 0,7,15"),
+        ([MODEL, "--breaks", "1.5"], "argument --breaks: '1.5' is not a list of whole numbers"),
+        ([MODEL, "--frozen", "stem"], "argument --frozen: 'stem' is not a list of whole numbers"),
+        ([MODEL, "--max-segment", "0"], "argument --max-segment: '0' is not a whole number of 1"),
+        ([MODEL, "--max-flops-ratio", "-1"], "--max-flops-ratio: '-1' is not a number of at least"),
+        ([MODEL, "--max-flops-ratio", "nan"], "--max-flops-ratio: 'nan' is not a number of at"),
+        ([MODEL, "--max-flops-ratio", "x"], "--max-flops-ratio: 'x' is not a number of at least 0"),
+        ([MODEL, "--space", "theirs"], "argument --space: invalid choice: 'theirs'"),
     ],
 )
 def test_bad_usage_exits_with_2_and_the_usage(capsys, arguments, message):

@@ -196,3 +196,51 @@ def test_linear_layers_at_every_pixel_merge_like_convolutions():
     for candidate in space.candidates:
         student = rewrite(model, replace_segment(network, candidate))
         assert relative_error(merge(student)(x), student(x)) <= 1e-10
+
+
+class NormActivation(nn.BatchNorm2d):
+    """A batch norm that holds a dropout and its activation, as in timm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Dropout(0.0), nn.ReLU()
+
+    def forward(self, x):
+        norms = self.running_mean, self.running_var, self.weight, self.bias
+        return self.act(self.drop(F.batch_norm(x, *norms, self.training, 0.1, self.eps)))
+
+
+class Scaled(nn.Module):
+    """A residual block with a learned scale behind its convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.bn1, self.identity = NormActivation(channels), nn.Identity()
+        self.gamma = nn.Parameter(torch.full((channels, 1, 1), 0.5))
+
+    def forward(self, x):
+        return self.identity(x) + self.gamma * self.conv2(self.bn1(self.conv1(x)))
+
+
+@pytest.mark.parametrize(
+    ("kept", "left"), [((), {"0.weight", "0.bias"}), ((3,), {"0", "1.conv2", "1.gamma"})]
+)
+def test_parameters_of_what_was_removed_go_even_if_a_part_of_their_module_stays(kept, left):
+    model = randomized(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Scaled(4)))
+    network = trace(model, X)
+    space = enumerate_candidates(network)
+    chosen = next(c for c in space.candidates if (c.start, c.end, c.kept) == (1, 3, kept))
+    student = rewrite(model, replace_segment(network, chosen))
+    found = set(dict(student.named_parameters()))
+    assert all(any(name.startswith(part) for part in left) for name in found)
+    assert all(any(name.startswith(part) for name in found) for part in left)
+    assert not list(student.named_buffers())
+    student.train()(X).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    merged = merge(student.eval())
+    names = {"0.weight", "0.bias"} | ({"1.conv2.weight", "1.conv2.bias"} if kept else set())
+    assert set(merged.state_dict()) == names
+    other = rewrite(model, replace_segment(network, chosen))
+    other.load_state_dict(dict(student.state_dict()))
+    assert relative_error(merged(X), other(X)) <= 1e-5

@@ -10,11 +10,14 @@ from torch import fx, nn
 from layermerge.accounting import Accounts, Bypasses
 from layermerge.convolutions import weight_of
 from layermerge.dataflow import Kind, Node
-from layermerge.errors import UnsupportedModelError
+from layermerge.errors import NoLayersError
 from layermerge.network import InputSpec, Layer, Network, Segment
 from layermerge.regions import Region, layer_input, layer_module, layer_nodes
 from layermerge.values import channels_of, operation, size_of, sources_of
 from layermerge.windows import compose
+
+_SHOWN = 3
+"""Reasons that a message names, of many."""
 
 
 def describe(
@@ -25,10 +28,11 @@ def describe(
 ) -> Network:
     """Describe a captured graph and its regions as a `Network`."""
     if not layer_nodes(captured):
-        raise UnsupportedModelError(
-            f"{captured.__class__.__name__} has no 2-D convolution that can be changed"
-            + "".join(f"; {reason}" for reason in _conv_barriers(captured))
-        )
+        name = captured.__class__.__name__
+        reasons = [f"{name} has no 2-D convolution that can be changed", *_conv_barriers(captured)]
+        more = len(reasons) - 1 - _SHOWN
+        shown = reasons[: _SHOWN + 1] + ([f"and {more} more"] if more > 0 else [])
+        raise NoLayersError("; ".join(shown))
     return _Description(captured, regions).network(inputs, remove)
 
 
@@ -137,8 +141,17 @@ class _Description:
 
 
 def _conv_barriers(captured: fx.GraphModule) -> list[str]:
-    operations = map(operation, captured.graph.nodes)
-    reasons = [found.reason for found in operations if found.name == "conv2d" and found.reason]
+    """Why the convolutions of a model are no layers; parts of gates last."""
+    convolutions = [node for node in captured.graph.nodes if _is_convolution(captured, node)]
+    found = [operation(node) for node in convolutions]
+    found.sort(key=lambda operation: operation.kind is Kind.PART)
     others = (nn.Conv1d, nn.Conv3d)
-    found = {type(module).__name__ for module in captured.modules() if isinstance(module, others)}
-    return reasons + [f"{name} is not 2-D" for name in sorted(found)]
+    names = {type(module).__name__ for module in captured.modules() if isinstance(module, others)}
+    reasons = [part.reason for part in found if part.reason]
+    return list(dict.fromkeys([*reasons, *(f"{name} is not 2-D" for name in sorted(names))]))
+
+
+def _is_convolution(captured: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(captured.get_submodule(str(node.target)), nn.Conv2d)
+    return operation(node).name == "conv2d"

@@ -15,6 +15,10 @@ class UnsupportedModelError(LayerMergeError):
     """The model cannot be traced, or cannot be changed as asked."""
 
 
+class NoLayersError(UnsupportedModelError):
+    """The model has no convolution that can be changed; the message says what stops each."""
+
+
 class InfeasibleError(LayerMergeError):
     """No plan meets the budget.
 

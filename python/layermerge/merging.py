@@ -39,6 +39,7 @@ from layermerge.dataflow import Kind, Node, Operation
 from layermerge.model_checks import check_evaluation_mode
 from layermerge.regions import batch_norm, layer_module, region_between
 from layermerge.rewriting import rewriting_of
+from layermerge.unused import delete_unused
 from layermerge.values import (
     annotate,
     channels_of,
@@ -106,7 +107,8 @@ def _merge(rewritten: fx.GraphModule, errors: dict[str, float] | None) -> fx.Gra
         if errors is not None and not planned.planned.is_original:
             errors[f"segment {planned.planned.start}..{planned.planned.end}"] = segment.error()
         nodes[planned.exit] = segment.replace()
-    merged.delete_all_unused_submodules()
+    merged.graph.eliminate_dead_code()
+    delete_unused(merged)
     merged.graph.lint()
     merged.recompile()
     return merged

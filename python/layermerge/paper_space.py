@@ -14,6 +14,7 @@ from layermerge.candidates import Candidate, CandidateSpace
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError
 from layermerge.network import Layer, Network
+from layermerge.restrictions import Limits, check_ratio
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ def enumerate_paper_candidates(
             )
     ours = [index[place] for place in wanted if place]
     after_resize = {s.end for s in network.segments if _enlarges(network, s.entry)}
+    check_ratio(max_flops_ratio)
     space = enumerate_candidates(
         network,
         method=method,
         max_kernel=max_kernel,
-        max_flops_ratio=max_flops_ratio,
         max_weights=None,
         breaks=ours,
         drop_branches=bool(after_resize),
@@ -85,7 +86,8 @@ def enumerate_paper_candidates(
         for candidate in space.candidates
         if candidate.is_original or _is_theirs(candidate, position, after_resize)
     )
-    return replace(space, candidates=candidates, axis=position)
+    space = replace(space, candidates=candidates, axis=position)
+    return Limits(max_flops_ratio, None).applied(space)
 
 
 def _is_theirs(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
-from layermerge.candidates import METHODS
+from layermerge.candidates import METHODS, CandidateSpace
 from layermerge.errors import InputError
 from layermerge.network import Network, Segment
 
@@ -25,11 +26,15 @@ def check_restrictions(
         limit = limits[name]
         if limit is not None and (not isinstance(limit, Integral) or limit < 1):
             raise InputError(f"{name} must be a whole number of at least 1, got {limit!r}")
-    ratio = limits["max_flops_ratio"]
-    if ratio is not None and not (isinstance(ratio, Real) and ratio > 0):
-        raise InputError(f"max_flops_ratio must be a number greater than 0, got {ratio!r}")
+    check_ratio(limits["max_flops_ratio"])
     _check_places("frozen", "layer", frozen, range(1, network.num_layers + 1))
     _check_places("breaks", "position", breaks, range(network.num_layers + 1))
+
+
+def check_ratio(ratio: float | None) -> None:
+    """Refuse a limit of FLOPs that nothing could be within."""
+    if ratio is not None and not (isinstance(ratio, Real) and ratio > 0):
+        raise InputError(f"max_flops_ratio must be a number greater than 0, got {ratio!r}")
 
 
 def _check_places(name: str, word: str, places: Collection[int], allowed: range) -> None:
@@ -70,3 +75,19 @@ class Limits:
         if self.max_flops_ratio is not None and flops > self.max_flops_ratio * replaced_flops:
             return f"more than {self.max_flops_ratio:g} times the FLOPs"
         return ""
+
+    def applied(self, space: CandidateSpace) -> CandidateSpace:
+        """Leave out the candidates above the limits, and count them."""
+        left, skipped = [], Counter[str]()
+        for candidate in space.candidates:
+            layers = space.network.layers[candidate.start : candidate.end]
+            reason = self.why_skipped(
+                candidate.signature.num_weights,
+                candidate.signature.flops,
+                sum(layer.flops for layer in layers),
+            )
+            if reason and not candidate.is_original:
+                skipped[reason] += 1
+            else:
+                left.append(candidate)
+        return replace(space, candidates=tuple(left), skipped=dict(skipped))

@@ -18,6 +18,7 @@ from layermerge.network import InputSpec, Network, Segment
 from layermerge.plan import Plan, PlannedSegment
 from layermerge.regions import region_between
 from layermerge.tracing import trace_graph
+from layermerge.unused import delete_unused
 from layermerge.values import annotate, is_channels_last, operation, set_channels_last
 
 META_KEY = "layermerge"
@@ -80,7 +81,7 @@ def rewrite(model: nn.Module, plan: Plan) -> fx.GraphModule:
     writer = _Writer(captured, traced.network)
     places = [writer.rewrite(segment) for segment in plan.segments]
     captured.graph.eliminate_dead_code()
-    captured.delete_all_unused_submodules()
+    delete_unused(captured)
     captured.graph.lint()
     captured.recompile()
     segments = (

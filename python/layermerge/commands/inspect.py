@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from layermerge.commands.options import add_model, add_space, example, search_space, shape
 from layermerge.entries import write_entries
+from layermerge.errors import NoLayersError
 
 if TYPE_CHECKING:
     from layermerge.candidates import CandidateSpace
@@ -46,7 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.input or inputs is None:
         inputs = example(arguments.input or (1, 3, 224, 224))
-    network = trace(model, inputs, remove=search.remove)
+    try:
+        network = trace(model, inputs, remove=search.remove)
+    except NoLayersError as error:
+        if arguments.entries_csv:
+            raise
+        _print_no_layers(type(model).__name__, str(error), as_json=arguments.json)
+        return 0
     space = search.enumerate(network)
     if arguments.entries_csv:
         write_entries(arguments.entries_csv, space)
@@ -55,6 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print_table(space)
     return 0
+
+
+def _print_no_layers(name: str, reason: str, *, as_json: bool) -> None:
+    sizes = ("layers", "segments", "mergeable_segments", "entries", "signatures")
+    if as_json:
+        print(json.dumps({"model": name, **dict.fromkeys(sizes, 0), "reason": reason}))
+    else:
+        print(f"{reason}.\nNothing can merge in this model.")
 
 
 def counts(space: CandidateSpace) -> dict[str, int]:
