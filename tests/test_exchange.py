@@ -157,7 +157,6 @@ def test_latencies_that_differ_for_one_signature_count_by_their_median(traced, t
 def test_a_table_of_two_units_is_refused(traced, tmp_path):
     path = tmp_path / "T.csv"
     write_profile(measure(traced), path)
-    candidates = traced[2].candidates
     shared = Counter(c.signature for c in traced[2].candidates)
     other = next(c for c in traced[2].candidates if shared[c.signature] > 1)
     table = read_latency(path)
