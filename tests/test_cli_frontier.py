@@ -75,7 +75,7 @@ def test_a_missing_package_is_named(capsys, tmp_path, monkeypatch, ending, packa
         (["--plot=out.jpeg2000"], "a name that ends in one of .png, .svg, .pdf, .html"),
         (["--epsilon=-1"], "epsilon must be >= 0, got -1"),
         (["--max-points=1"], "max_points must be from 2"),
-        (["--plot=/nonesuch/out.svg"], "cannot write /nonesuch/out.svg: No such file"),
+        (["--plot=/nonesuch/out.svg"], "cannot write /nonesuch/out.svg: its folder does not exist"),
     ],
 )
 def test_bad_options_exit_with_2(capsys, options, message):

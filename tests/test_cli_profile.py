@@ -35,6 +35,7 @@ def test_a_profile_is_printed(model, capsys, tmp_path):
         "plan 3",
         "error of 3 plans",
         "calibra",
+        "on roofline 0.01 TFLOP/s, 1 GB/s, analytic (1), fp32, batch 1, roofline",
     ):
         assert expected in printed
     assert plot.stat().st_size > 1000
@@ -76,6 +77,11 @@ def test_a_table_travels(model, capsys, tmp_path):
         (["--backend=analytic"], "needs --peak-tflops and --bandwidth-gb-s"),
         (["--peak-tflops=1", "--bandwidth-gb-s=1"], "with backend='analytic' and with no other"),
         (["--plot=plot.txt"], "cannot draw to plot.txt"),
+        (["--plot=/nonesuch/plot.png"], "cannot write /nonesuch/plot.png: its folder"),
+        (["--study=/nonesuch/run.db"], "study /nonesuch/run.db: its folder does not exist"),
+        (["--backend=tensorrt", "--device=cpu"], "'tensorrt' runs on a CUDA device only"),
+        (["--target-rsd=5"], "target_rsd must be between 0 and 1, got 5.0"),
+        (["--device=tpu"], "device must be like 'cpu' or 'cuda:0'; got 'tpu'"),
     ],
 )
 def test_what_does_not_fit_is_refused(model, capsys, options, message):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -150,6 +152,33 @@ def test_latencies_that_differ_for_one_signature_count_by_their_median(traced, t
         found = set(study._execute("SELECT median_ns, repeats FROM measurements"))
     assert {repeats for _, repeats in found} == {0}
     assert {ns for ns, _ in found} <= {ns for *_, ns in rows}
+
+
+def test_a_table_of_two_units_is_refused(traced, tmp_path):
+    path = tmp_path / "T.csv"
+    write_profile(measure(traced), path)
+    shared = Counter(c.signature for c in traced[2].candidates)
+    other = next(c for c in traced[2].candidates if shared[c.signature] > 1)
+    table = read_latency(path)
+    segments = zip(table.entries.start.tolist(), table.entries.end.tolist(), strict=True)
+    row = list(segments).index((other.start, other.end))
+    latency_ns = table.latency_ns.copy()
+    latency_ns[row] *= 1000
+    write_latency(replace(table, latency_ns=latency_ns), path)
+    with pytest.raises(InputError, match=r"compute the same .* is all of it in milliseconds"):
+        bring(path, traced, None)
+
+
+@pytest.mark.parametrize("wrong", ["-5", '"fast"', "NaN"])
+def test_an_origin_with_a_latency_that_is_none_is_refused(traced, tmp_path, wrong):
+    write_profile(measure(traced), tmp_path / "T.csv")
+    origin = origin_path(tmp_path / "T.csv")
+    changed, count = re.subn(r'("end_to_end":\s*\{\s*"median_ns":) \d+', rf"\1 {wrong}",
+                             origin.read_text())  # fmt: skip
+    assert count == 1
+    origin.write_text(changed)
+    with pytest.raises(InputError, match=r"T\.csv\.origin\.json is not a valid .* at least 0"):
+        bring(tmp_path / "T.csv", traced, None)
 
 
 def test_equal_barriers_are_measured_once_in_any_network():

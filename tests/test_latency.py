@@ -18,7 +18,7 @@ from layermerge.latency.placement import Placement
 from layermerge.latency.profile import LatencyProfile, hopeless
 from layermerge.store import Measurement, Study
 from layermerge.tracing import trace
-from networks import tiny_classifier
+from networks import ZOO, randomized, tiny_classifier
 
 INPUT = torch.zeros(2, 1, 8, 8)
 PLAIN = Signature(3, 5, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, (8, 8), False, None)
@@ -135,6 +135,33 @@ def test_each_signature_and_barrier_is_measured_once(traced, measured_units):
     measure(model, network, space)
     assert len(measured_units) == len(space.signatures) + len(network.barriers)
     assert len(space.signatures) < len(space.candidates)
+
+
+def test_no_convolution_is_timed_for_a_dropped_segment(measured_units):
+    dropped = Signature(4, 4, (0, 0), (1, 1), (0,) * 4, (1, 1), 1, (8, 8), False, None)
+    followed = replace(dropped, is_sum=True, activation="relu")
+    assert units.is_free(dropped)
+    assert not units.is_free(followed)
+    module = units.MergedConvolution(followed)
+    assert not list(module.parameters())
+    value, residual = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(module(value, residual), torch.relu(value + residual))
+
+    model = randomized(ZOO["basic"]())
+    image = torch.zeros(1, 3, 16, 16)
+    network = trace(model, image)
+    space = enumerate_candidates(network)
+    signatures = {c.signature for c in space.candidates if not c.kept}
+    assert signatures
+    assert all(signature.is_identity for signature in signatures)
+    profile = measure(model, network, space, example_inputs=image)
+    timed = {units.subject_of(s) for s in signatures} & set(measured_units)
+    assert timed == {units.subject_of(s) for s in signatures if not units.is_free(s)}
+    assert all(
+        profile.measurement_of(c).median_ns == 0
+        for c in space.candidates
+        if units.is_free(c.signature)
+    )
 
 
 def test_what_a_study_holds_is_not_measured_again(traced, measured_units, tmp_path):

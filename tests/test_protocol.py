@@ -107,6 +107,17 @@ def test_units_take_turns():
         assert {*lap[:2], *lap[-2:]} == {"reference"}
 
 
+def test_units_run_among_those_that_take_as_long_in_the_order_given():
+    slow, quick = ([f"{pace}{n}" for n in range(rotation.LAP)] for pace in ("slow", "quick"))
+    durations = {name: [9000] for name in slow} | {name: [1000] for name in quick}
+    machine = Machine(reference=[100], **durations)
+    machine.measure(*itertools.chain(*zip(slow, quick, strict=True)))
+    laps = [lap[2:-2] for lap in machine.laps if len(set(lap)) > 1]
+    assert all(lap in (slow, quick) for lap in laps[2:])
+    assert laps.count(slow) == laps.count(quick) >= rotation.MIN_REPEATS
+    assert not all(lap in (slow, quick) for lap in laps[:2])  # nothing is known yet
+
+
 def test_a_last_noisy_unit_does_not_run_alone():
     steady = {f"steady{number}": [1000] for number in range(50)}
     machine = Machine(reference=[100], noisy=noisy(1000, 150, seed=2), **steady)

@@ -11,10 +11,12 @@ IMAGES = (".png", ".svg", ".pdf")
 
 
 def check_plot_path(path: Path) -> None:
-    """Refuse a kind of file that cannot be drawn, before any work is done."""
+    """Refuse a file that cannot be drawn, before any work is done."""
     if path.suffix not in (*IMAGES, ".html"):
         kinds = ", ".join((*IMAGES, ".html"))
         raise InputError(f"cannot draw to {path}: expected a name that ends in one of {kinds}")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: its folder does not exist")
 
 
 def plot_frontier(frontier: Frontier, path: Path) -> None:

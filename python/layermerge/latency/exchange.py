@@ -24,6 +24,8 @@ from layermerge.table_files import read_latency, write_latency
 from layermerge.tables import Key, LatencyTable
 
 SCHEMA_VERSION = 1
+MAX_DISAGREEMENT = 100.0
+"""Ratio of two latencies of one convolution from which they cannot be in the same unit."""
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +120,8 @@ def signature_latencies(path: str | Path, space: CandidateSpace) -> dict[Signatu
     Raises
     ------
     InputError
-        If no entry is a candidate of the space.
+        If no entry is a candidate of the space, or entries that compute the same are too far apart
+        to be in one unit.
     """
     table = read_latency(path)
     found: dict[Signature, list[Measurement]] = {}
@@ -129,7 +132,19 @@ def signature_latencies(path: str | Path, space: CandidateSpace) -> dict[Signatu
             f"{path} has no entry that is a candidate of {space.network.name}, which has "
             f"{space.network.num_layers} layers: give the table of this network"
         )
+    for signature, measurements in found.items():
+        _check_unit(path, signature, [m.median_ns for m in measurements])
     return {signature: _middle(measurements) for signature, measurements in found.items()}
+
+
+def _check_unit(path: str | Path, signature: Signature, latencies_ns: list[int]) -> None:
+    """Refuse latencies of one convolution that no noise explains."""
+    least, most = min(latencies_ns), max(latencies_ns)
+    if most > MAX_DISAGREEMENT * max(1, least):
+        raise InputError(
+            f"{path} has entries that compute the same ({signature}) and take {least / 1e6:g} ms "
+            f"and {most / 1e6:g} ms: is all of it in milliseconds?"
+        )
 
 
 def _matched(
@@ -160,6 +175,13 @@ def _parse(document: Mapping[str, Any]) -> Origin:
     return Origin(
         Environment(**document["environment"]),
         document["network"],
-        {name: Measurement(**values) for name, values in document["barriers"].items()},
-        None if whole is None else Measurement(**whole),
+        {name: _measurement(values) for name, values in document["barriers"].items()},
+        None if whole is None else _measurement(whole),
     )
+
+
+def _measurement(values: Mapping[str, Any]) -> Measurement:
+    measurement = Measurement(**values)
+    if not all(isinstance(v, (int, float)) and v >= 0 for v in asdict(measurement).values()):
+        raise ValueError(f"a measurement must be of numbers that are at least 0, got {measurement}")
+    return measurement

@@ -1,7 +1,8 @@
 """The measuring protocol: many units, timed in turn until the median of each is known.
 
-Units are timed cold, in laps of one call each in random order, as the layers of a network run: a
-convolution in a loop of its own finds its weights in the cache and looks up to twice as fast.
+Units are timed cold, as the layers of a network run: in laps of one call each, among others that
+take about as long, in the network's order. A convolution in a loop of its own finds its weights in
+the cache and looks up to twice as fast; one behind a much larger one finds even its code evicted.
 Each lap lies between two runs of a sentinel (see `layermerge.latency.sentinel`): a lap that was
 disturbed is timed again. A unit that raises is given up with its reason, and the others go on.
 """

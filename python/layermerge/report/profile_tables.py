@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from layermerge.latency.environment import Environment
+
 
 def print_profile(
     document: Mapping[str, Any], slowest: int, console: Console | None = None
@@ -34,16 +36,8 @@ def print_profile(
 
 
 def _summary(document: Mapping[str, Any]) -> Iterator[str]:
-    where, effort = document["environment"], document["effort"]
-    yield (
-        f"{document['model']} on "
-        + ", ".join(
-            str(where[name])
-            for name in ("device", "driver", "backend", "version", "dtype", "layout", "clock")
-            if where[name]
-        )
-        + f", batch {where['batch']}, threads {where['threads']}"
-    )
+    effort = document["effort"]
+    yield f"{document['model']} on {Environment(**document['environment'])}"
     yield (
         f"{effort['num_entries']} entries by {effort['num_units']} measurements: sharing saved "
         f"{effort['num_saved']}. {effort['num_known']} were in the study. "
