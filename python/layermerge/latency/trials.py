@@ -14,7 +14,7 @@ from layermerge.latency.options import LatencyOptions
 from layermerge.latency.profile import LatencyProfile
 from layermerge.merging import merge_unverified
 from layermerge.network import Network
-from layermerge.plan import Plan, PlannedSegment
+from layermerge.plan import plan_of
 from layermerge.rewriting import rewrite
 from layermerge.store import StudyLike
 
@@ -69,6 +69,4 @@ def try_plans(
 
 def merged_network(model: nn.Module, network: Network, plan: Iterable[Candidate]) -> fx.GraphModule:
     """The network that a plan makes, with whatever weights come of it."""
-    segments = tuple(PlannedSegment(c.start, c.end, c.kernel_size, c.kept) for c in plan)
-    made = Plan(network.fingerprint, network.num_layers, network.inputs, segments)
-    return merge_unverified(rewrite(model, made))
+    return merge_unverified(rewrite(model, plan_of(network, plan)))
