@@ -16,8 +16,10 @@ from types import ModuleType
 
 import layermerge
 from layermerge.commands import (
+    completion,
     compress,
     demo,
+    doctor,
     frontier,
     importance,
     inspect,
@@ -36,6 +38,8 @@ COMMANDS: dict[str, ModuleType] = {
     "importance": importance,
     "solve": solve,
     "frontier": frontier,
+    "doctor": doctor,
+    "completion": completion,
 }
 
 DONE, FAILED, BAD_INPUT, INFEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -82,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_arguments(
             subparsers.add_parser(name, help=command.SUMMARY, description=command.SUMMARY)
         )
+    parser.set_defaults(parser=parser)
     return parser
 
 
