@@ -2,6 +2,7 @@
 
     python scripts/wheels.py                 # for every CPython that is found
     python scripts/wheels.py --python 3.11   # for one
+    python scripts/wheels.py --check FOLDER  # only try wheels that something else has built
 
 The sdist is built twice and must be the same bytes; each wheel is built from the sdist alone. The
 first one is built twice too, in other folders, and must be the same bytes. On Linux, wheels are
@@ -62,29 +63,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--python", action="append", metavar="3.X", help="build for this one; may be repeated"
     )
+    parser.add_argument(
+        "--check", type=Path, metavar="FOLDER", help="build nothing, try the wheels in this folder"
+    )
     arguments = parser.parse_args(argv)
-    interpreters = find_interpreters()
-    if arguments.python:
-        missing = [version for version in arguments.python if version not in interpreters]
-        if missing:
-            sys.exit(f"no CPython {', '.join(missing)}; found: {', '.join(interpreters) or 'none'}")
-        interpreters = {version: interpreters[version] for version in arguments.python}
+    interpreters = chosen_interpreters(arguments.python)
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.check:
+            check_all(arguments.check, interpreters, Path(scratch))
+        else:
+            build_all(interpreters, Path(scratch))
+    return 0
+
+
+def chosen_interpreters(versions: Sequence[str] | None) -> dict[str, str]:
+    """Find the interpreters that are asked for, by default all; say which there are."""
+    found = find_interpreters()
+    missing = [version for version in versions or () if version not in found]
+    if missing:
+        sys.exit(f"no CPython {', '.join(missing)}; found: {', '.join(found) or 'none'}")
+    chosen = {version: found[version] for version in versions or found}
     for minor in MINORS:
         version = f"3.{minor}"
-        print(f"CPython {version}: {interpreters.get(version, 'not built for')}")
+        print(f"CPython {version}: {chosen.get(version, 'not asked for, or not here')}")
+    return chosen
+
+
+def build_all(interpreters: dict[str, str], scratch: Path) -> None:
+    """Build the sdist and a wheel for each interpreter into `DIST`, and check them."""
     shutil.rmtree(DIST, ignore_errors=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        sdist = build_sdist(Path(scratch))
-        for number, (version, interpreter) in enumerate(interpreters.items()):
-            folder = Path(scratch, version)
-            wheel = build_wheel(sdist, interpreter, folder / "first")
-            if number == 0:
-                assert_same_bytes(wheel, build_wheel(sdist, interpreter, folder / "second"))
-            kept = Path(shutil.copy(wheel, DIST))
-            check_size(kept)
-            check_wheel(kept, interpreter, folder)
+    sdist = build_sdist(scratch)
+    for number, (version, interpreter) in enumerate(interpreters.items()):
+        wheel = build_wheel(sdist, interpreter, scratch / version / "first")
+        if number == 0:
+            assert_same_bytes(wheel, build_wheel(sdist, interpreter, scratch / version / "second"))
+        kept = Path(shutil.copy(wheel, DIST))
+        check_wheel(kept, interpreter, scratch / version)
     print("\n".join(["", "built and checked:", *sorted(path.name for path in DIST.iterdir())]))
-    return 0
+
+
+def check_all(folder: Path, interpreters: dict[str, str], scratch: Path) -> None:
+    """Check each wheel of a folder that there is an interpreter for, and one at the least."""
+    checked = 0
+    for version, interpreter in interpreters.items():
+        for wheel in folder.glob(f"*-cp{version.replace('.', '')}-*.whl"):
+            check_wheel(wheel.resolve(), interpreter, scratch / version)
+            checked += 1
+    if not checked:
+        sys.exit(f"no wheel in {folder} for any of these interpreters")
 
 
 def find_interpreters() -> dict[str, str]:
@@ -172,6 +198,7 @@ def check_size(wheel: Path) -> None:
 
 def check_wheel(wheel: Path, interpreter: str, folder: Path) -> None:
     """Install without a compiler into an empty environment; run there what needs no torch."""
+    check_size(wheel)
     environment = folder / "environment"
     run(interpreter, "-m", "venv", environment)
     scripts = environment / ("Scripts" if sys.platform == "win32" else "bin")
