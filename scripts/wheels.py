@@ -31,7 +31,10 @@ MAX_WHEEL_BYTES = 2 * 1024 * 1024
 NEWEST_GLIBC = (2, 28)
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "cmake", "ninja", "ld")
 
-TEST_REQUIREMENTS = ("numpy", "rich", "pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100")
+TEST_REQUIREMENTS = (
+    *("numpy", "rich"),  # what the solver itself needs
+    *("pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "scipy", "shtab>=1.11"),
+)
 TESTS_WITHOUT_TORCH = (
     "test_binned.py",
     "test_bounds.py",
