@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 import sys
 from importlib.metadata import metadata
+from pathlib import Path
 
 import pytest
 
 import layermerge
-from layermerge import installation
+from layermerge import _core, installation
 from layermerge.cli import main
 from layermerge.commands import doctor
 from layermerge.installation import BROKEN, MISSING, TOO_OLD, WORKS, Extra, Package, look_at
@@ -42,6 +43,26 @@ def test_a_package_that_is_not_there_is_missing():
 def test_an_old_package_is_too_old_and_not_imported(install):
     install("old", "1.9.7", "raise SystemExit('imported')")
     assert look_at("old", "1.10") == Package("old", "1.10", "1.9.7", TOO_OLD)
+
+
+def test_releases_are_compared_number_by_number(install):
+    install("exactly", "1.9+cpu", "")
+    for least in ("1.9", "1.9.0", "1.8.99", "0.10", ""):
+        assert look_at("exactly", least).status == WORKS
+    for least in ("1.9.1", "1.10", "2"):
+        assert look_at("exactly", least).status == TOO_OLD
+
+
+def test_a_package_without_a_version_is_broken(install):
+    install("nameless", "", "")
+    found = look_at("nameless")
+    assert (found.status, found.version) == (BROKEN, None)
+
+
+def test_what_a_package_prints_is_not_the_answer(monkeypatch):
+    chatty = "import atexit; print('7'); print('{\"threads\": 7}'); atexit.register(print, '7')"
+    monkeypatch.setattr(installation, "_IMPORT_TORCH", chatty)
+    assert installation._imported("torch") == ({"threads": 7}, "")
 
 
 @pytest.mark.parametrize(
@@ -124,10 +145,6 @@ def test_advice_names_what_is_wrong_and_what_to_do():
 
 
 def test_the_instructions_are_those_that_the_processor_has():
-    from pathlib import Path
-
-    from layermerge import _core
-
     information = Path("/proc/cpuinfo")
     if not information.exists():
         pytest.skip("no /proc/cpuinfo")

@@ -41,8 +41,7 @@ TOOLS_OF_DEVELOPERS = ("test", "bench", "dev", "docs", "wheels")
 _IMPORT_NAMES = {"scikit-learn": "sklearn"}
 _SECONDS_TO_IMPORT = 120
 
-# What is printed while a package is imported is not the answer: that is the last line.
-_IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1]); print('{}')"
+_IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1])"
 _IMPORT_TORCH = """
 import json, torch
 cuda = torch.version.cuda if torch.cuda.is_available() else None
@@ -153,6 +152,8 @@ def look_at(name: str, least: str = "") -> Package:
         installed = version(name)
     except PackageNotFoundError:
         return Package(name, least, None, MISSING)
+    if not installed:
+        return Package(name, least, None, BROKEN, "what is installed of it does not say a version")
     if _parts(installed) < _parts(least):
         return Package(name, least, installed, TOO_OLD)
     details, problem = _imported(name)
@@ -160,8 +161,10 @@ def look_at(name: str, least: str = "") -> Package:
     return Package(name, least, installed, status, problem, details)
 
 
-def _parts(release: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", release.partition("+")[0])[:3]))
+def _parts(release: str) -> list[int]:
+    """Major, minor and micro of a release; those that are not written are 0."""
+    numbers = re.findall(r"\d+", release.partition("+")[0])[:3]
+    return [int(number) for number in numbers] + [0] * (3 - len(numbers))
 
 
 def _imported(name: str) -> tuple[dict[str, Any], str]:
@@ -174,6 +177,7 @@ def _imported(name: str) -> tuple[dict[str, Any], str]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
             timeout=_SECONDS_TO_IMPORT,
         )
@@ -184,5 +188,16 @@ def _imported(name: str) -> tuple[dict[str, Any], str]:
     if child.returncode:
         said = child.stderr.strip().splitlines()
         return {}, said[-1] if said else f"importing it ends Python with status {child.returncode}"
-    details: dict[str, Any] = json.loads(child.stdout.strip().splitlines()[-1])
-    return details, ""
+    return _last_document(child.stdout), ""
+
+
+def _last_document(printed: str) -> dict[str, Any]:
+    """The answer among what else packages print as they are loaded and as Python ends."""
+    for line in reversed(printed.splitlines()):
+        try:
+            document = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(document, dict):
+            return document
+    return {}

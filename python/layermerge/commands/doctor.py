@@ -7,24 +7,16 @@ import json
 import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import layermerge
 from layermerge import _core
-from layermerge.installation import (
-    BROKEN,
-    MISSING,
-    TOO_OLD,
-    WORKS,
-    Extra,
-    Package,
-    extras,
-    required_packages,
-)
 from layermerge.processor import cpu_name, usable_cores
+
+if TYPE_CHECKING:
+    from layermerge.installation import Extra, Package
 
 SUMMARY = "Show versions, devices, compilers and optional extras, and what is wrong with them."
 
@@ -39,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Look at everything and print it; what is missing or broken is no failure."""
     from rich.console import Console
+
+    from layermerge.installation import extras, required_packages
 
     with Console(stderr=True).status("importing what is installed"):
         packages, optional = required_packages(), extras()
@@ -89,6 +83,8 @@ def _gpus(packages: list[Package]) -> dict[str, Any]:
 
 def _output(*command: str) -> str:
     """What a command prints; nothing if it fails."""
+    import subprocess
+
     try:
         done = subprocess.run(
             command,
@@ -113,6 +109,8 @@ def _version_of(compiler: str) -> str:
 
 def _advice(packages: list[Package], gpus: dict[str, Any], optional: list[Extra]) -> Iterator[str]:
     """What to do about what is wrong, most important first."""
+    from layermerge.installation import BROKEN, TOO_OLD, WORKS
+
     for package in packages:
         if package.status != WORKS:
             needed = f"'{package.name}>={package.least}'" if package.least else package.name
@@ -179,6 +177,8 @@ def _lines(document: dict[str, Any], packages: list[Package]) -> Iterator[tuple[
 
 
 def _described(package: Package) -> str:
+    from layermerge.installation import BROKEN, MISSING, TOO_OLD
+
     if package.status == MISSING:
         return f"{package.name}: missing"
     if package.status == TOO_OLD:
