@@ -4,6 +4,7 @@
 #include "check.hpp"
 #include "decimal.hpp"
 #include "table_text.hpp"
+#include "text.hpp"
 
 using namespace layermerge;
 
@@ -53,15 +54,14 @@ TEST(numbers_read_by_streams_are_those_of_from_chars) {
     const std::string_view alphabet = "0123456789.-+eE ,x";
     int numbers = 0;
     for (int trial = 0; trial < 20'000; ++trial) {
-        std::string text;
+        std::string number;
         if (trial % 2 == 0) {
-            text = std::to_string(random() % 10) + "." + std::to_string(random()) + "e" +
-                   std::to_string(int(random() % 600) - 300);
+            number = text(random() % 10, ".", random(), "e", int(random() % 600) - 300);
         } else {
             for (std::size_t k = 0, length = random() % 8; k < length; ++k)
-                text += alphabet[random() % alphabet.size()];
+                number += alphabet[random() % alphabet.size()];
         }
-        const char *const begin = text.data(), *const end = begin + text.size();
+        const char *const begin = number.data(), *const end = begin + number.size();
         const ReadNumber quick = read_number(begin, end);
         const ReadNumber slow = read_number_by_stream(begin, end);
         CHECK(quick.is_number == slow.is_number);
