@@ -17,9 +17,11 @@ from types import ModuleType
 
 import layermerge
 from layermerge.commands import (
+    completion,
     compress,
     config,
     demo,
+    doctor,
     frontier,
     importance,
     inspect,
@@ -41,6 +43,8 @@ COMMANDS: dict[str, ModuleType] = {
     "solve": solve,
     "frontier": frontier,
     "config": config,
+    "doctor": doctor,
+    "completion": completion,
 }
 
 DONE, FAILED, BAD_INPUT, INFEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -55,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"layermerge: error: {error}", file=sys.stderr)
         return BAD_INPUT
     arguments = parser.parse_args(words)
-    arguments.parsers = commands
+    arguments.parser, arguments.parsers = parser, commands
     try:
         status = _run(arguments)
         sys.stdout.flush()
