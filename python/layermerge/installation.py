@@ -31,6 +31,7 @@ ENABLES: Mapping[str, str] = {
     "diffusers": "models of diffusers",
     "hub": "data sets of the Hugging Face hub",
     "ray": "importance on a cluster",
+    "accelerate": "fine-tuning on several GPUs",
     "peers": "comparison of the solver with others",
     "completion": "layermerge completion: the shell completes subcommands and options",
 }
@@ -140,6 +141,9 @@ def requirements() -> list[Requirement]:
         name = re.match(r"[A-Za-z0-9._-]+", line)
         least = re.search(r">=\s*([0-9.]+)", line)
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", line)
+        below = re.search(r"python_version\s*<\s*['\"]([0-9.]+)['\"]", line)
+        if below and list(sys.version_info[:2]) >= _parts(below[1])[:2]:
+            continue
         assert name
         found.append(Requirement(name[0], least[1] if least else "", extra[1] if extra else ""))
     return found
