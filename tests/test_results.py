@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -19,6 +19,14 @@ def written(tmp_path, **changes):
     return path
 
 
+SEARCH = json.loads(json.dumps(asdict(SAMPLES["searched"]().search)))
+
+
+def with_segment(**changes):
+    segment = {"start": 2, "end": 4, "num_entries": 1, "num_scored": 1, "delta": 0, "importance": 1}
+    return {**SEARCH, "segments": [{**segment, **changes}]}
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_result_survives_being_saved(tmp_path, name):
     result = SAMPLES[name]()
@@ -30,6 +38,14 @@ def test_text_of_any_language_survives(tmp_path):
     result = make_result(name='réseau "neuf" 网络 </script>')
     result.save(tmp_path / "result.json")
     assert load_result(tmp_path / "result.json").name == result.name
+
+
+def test_a_result_of_the_first_schema_is_read_without_a_search(tmp_path):
+    path = written(tmp_path, schema_version=1)
+    document = json.loads(path.read_text())
+    del document["search"]
+    path.write_text(json.dumps(document))
+    assert load_result(path) == make_result()
 
 
 def test_steps_without_figures_of_each_layer_survive(tmp_path):
@@ -56,7 +72,7 @@ def test_the_budget_is_kept_up_to_the_last_nanosecond(excess_ns, kept):
         ("{", "cannot be read as a result"),
         ("[]", "is not a LayerMerge result"),
         ('{"schema": "layermerge-plan"}', "is not a LayerMerge result"),
-        ('{"schema": "layermerge-result", "schema_version": 2}', "schema version 2; .* install"),
+        ('{"schema": "layermerge-result", "schema_version": 3}', "schema version 3; .* install"),
         ('{"schema": "layermerge-result", "schema_version": 1}', "'name' is missing"),
     ],
 )
@@ -88,6 +104,14 @@ def test_a_missing_file_is_named(tmp_path):
         ({"num_scored": -1}, "num_scored must be a finite number of at least 0, got -1"),
         ({"seconds": {"trace": None}}, r"seconds\['trace'\] must be a finite number"),
         ({"seconds": [1]}, "valid result"),
+        ({"search": 7}, "valid result"),
+        ({"search": {"objective": "delta"}}, "'base_score' is missing"),
+        ({"search": {**SEARCH, "frontier": []}}, "exactly one point that is chosen"),
+        ({"search": {**SEARCH, "base_score": math.nan}}, "base_score must be a finite number"),
+        ({"search": {**SEARCH, "segments": [{"start": 2, "end": 2}]}}, "missing 1 required"),
+        ({"search": with_segment(end=2)}, "end must be a finite number of at least 3"),
+        ({"search": with_segment(num_scored=2)}, "the numbers of each kind must sum to"),
+        ({"search": with_segment(delta=math.inf)}, "delta must be a finite number"),
     ],
 )
 def test_a_damaged_result_is_refused(tmp_path, changes, message):
