@@ -81,7 +81,7 @@ def test_a_long_frontier_is_thinned_and_keeps_the_plan_and_the_ends(most):
 
 
 def test_every_segment_is_accounted_for():
-    profile, scores, plan, found = surveyed(failing=0.5, unevaluated=0.4)
+    profile, scores, plan, found = surveyed(3, failing=0.5, unevaluated=0.4)
     replacements = [each for each in SPACE.candidates if not each.is_original]
     numbers = Counter((each.start, each.end) for each in replacements)
     assert {(each.start, each.end): each.num_entries for each in found.segments} == numbers
