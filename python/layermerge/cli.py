@@ -21,7 +21,9 @@ from layermerge.commands import (
     frontier,
     importance,
     inspect,
+    plot,
     profile,
+    report,
     solve,
     table,
 )
@@ -33,6 +35,8 @@ COMMANDS: dict[str, ModuleType] = {
     "profile": profile,
     "table": table,
     "compress": compress,
+    "report": report,
+    "plot": plot,
     "importance": importance,
     "solve": solve,
     "frontier": frontier,

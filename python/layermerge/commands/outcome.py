@@ -9,14 +9,12 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from layermerge.commands.runs import REPORT_FILE, RESULT_FILE
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.exporting import save
 from layermerge.pipeline import Compression
 from layermerge.report.html import write_html
 from layermerge.report.terminal import print_result
-
-RESULT_FILE = "result.json"
-REPORT_FILE = "report.html"
 
 
 def compress_to(directory: str, compress: Callable[[Path], Compression], *, as_json: bool) -> None:
