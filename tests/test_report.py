@@ -337,7 +337,7 @@ def test_the_map_says_in_words_what_it_shows():
     text = Page(render_html(SAMPLES["searched"]())).text
     assert "45 segments can be replaced, in 45 ways: 26 scored, 11 not evaluated" in text
     assert "Best for accuracy is to replace positions 4..5 (-0.60 points)" in text
-    assert "Of 1 way: 1 not evaluated." in text
+    assert "Positions 0..1, 1 layer: not evaluated." in text
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1))

@@ -239,14 +239,14 @@ def _what(segment: SegmentFinding, result: Result) -> str:
 
 
 def _numbers(segment: SegmentFinding) -> str:
-    if segment.num_entries == segment.num_scored == 1:
-        return ""
     kinds = (
         (segment.num_scored, "scored"),
         (segment.num_unevaluated, "not evaluated"),
-        (segment.num_unprofitable, "no faster"),
-        (segment.num_failed, "failed"),
+        (segment.num_unprofitable, "no faster than what it replaces"),
+        (segment.num_failed, "fine-tune failed"),
     )
+    if segment.num_entries == 1:
+        return "" if segment.num_scored else next(f"{kind}." for number, kind in kinds if number)
     listed = ", ".join(f"{number} {kind}" for number, kind in kinds if number)
     return f"Of {count(segment.num_entries, 'way')}: {listed}."
 
