@@ -16,6 +16,7 @@ MAX_LINES = 350
 
 TORCH_FREE = {
     "layermerge",
+    "layermerge.checks",
     "layermerge.documents",
     "layermerge.errors",
     "layermerge.milliseconds",

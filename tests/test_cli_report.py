@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import operator
+import random
 import sys
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -13,6 +17,7 @@ from layermerge.cli import main
 from layermerge.errors import InputError
 from layermerge.report import render_html
 from layermerge.report.images import write_image
+from layermerge.results import load_result
 from sample_results import SAMPLES
 
 RESULT = SAMPLES["searched"]()
@@ -59,6 +64,40 @@ def test_what_is_no_run_is_one_message(capsys, command, tmp_path):
     (tmp_path / "result.json").write_text("{}")
     assert main([*command, str(tmp_path)]) == 2
     assert "is not a LayerMerge result" in capsys.readouterr().err
+
+
+WRONG = (None, True, -1, 0, 2.5, 1e308, math.nan, 10**400, "x", "", [], {}, [1], ["a"], {"a": 1})
+
+
+def places(value, path=()):
+    """The paths of all that is in a JSON document."""
+    children = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, child in children:
+        yield (*path, key)
+        if isinstance(child, (dict, list)):
+            yield from places(child, (*path, key))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_result_is_refused_or_has_a_page(tmp_path, seed):
+    path = tmp_path / "result.json"
+    SAMPLES["dropped and gated"]().save(path)
+    document = path.read_text()
+    draw = random.Random(seed)
+    refused = 0
+    for _ in range(150):
+        damaged = json.loads(document)
+        *parents, last = draw.choice(list(places(damaged)))
+        owner = functools.reduce(operator.getitem, parents, damaged)
+        owner[last] = draw.choice(WRONG)
+        path.write_text(json.dumps(damaged))
+        try:
+            result = load_result(path)
+        except InputError:
+            refused += 1
+        else:
+            assert render_html(result).startswith("<!doctype html>")
+    assert refused > 75
 
 
 def test_a_page_that_cannot_be_written_is_one_message(capsys, run, tmp_path):

@@ -27,6 +27,15 @@ def with_segment(**changes):
     return {**SEARCH, "segments": [{**segment, **changes}]}
 
 
+def with_point(**changes):
+    first, *rest = SEARCH["frontier"]
+    return {**SEARCH, "frontier": [{**first, **changes}, *rest]}
+
+
+def with_step(**changes):
+    return {**json.loads(json.dumps(asdict(STEPS[1]))), **changes}
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_result_survives_being_saved(tmp_path, name):
     result = SAMPLES[name]()
@@ -104,7 +113,18 @@ def test_a_missing_file_is_named(tmp_path):
         ({"num_scored": -1}, "num_scored must be a finite number of at least 0, got -1"),
         ({"seconds": {"trace": None}}, r"seconds\['trace'\] must be a finite number"),
         ({"seconds": [1]}, "valid result"),
+        ({"name": 3}, "name must be text, got 3"),
+        ({"provenance": [1]}, "provenance must be an object"),
+        ({"steps": [with_step(names=[])]}, "names must hold the layers of a step"),
+        ({"steps": [with_step(names=[1])]}, "names must be a list of texts"),
+        ({"steps": [with_step(description=None)]}, "description must be text"),
+        ({"steps": [with_step(name_ns=[1, 2, 3.5])]}, r"name_ns\[2\] must be an integer, got 3.5"),
+        ({"steps": [with_step(before_ns=10**25)]}, "before_ns must be at most 1e\\+20"),
         ({"search": 7}, "valid result"),
+        ({"search": with_segment(kernel_size=[3])}, "kernel_size must be height and width"),
+        ({"search": with_segment(kept="34")}, "kept must be a list of integers"),
+        ({"search": with_point(segments=[1])}, "segments must be a list of texts"),
+        ({"search": with_point(latency_ns=10**12)}, "by rising latency"),
         ({"search": {"objective": "delta"}}, "'base_score' is missing"),
         ({"search": {**SEARCH, "frontier": []}}, "exactly one point that is chosen"),
         ({"search": {**SEARCH, "base_score": math.nan}}, "base_score must be a finite number"),

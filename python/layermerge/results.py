@@ -6,15 +6,17 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from layermerge.documents import read_document, write_document
-from layermerge.errors import InputError
-from layermerge.search_results import (
-    SearchResult,
+from layermerge.checks import (
+    check_integers,
     check_number,
     check_numbers,
-    parse_search_result,
-    with_tuples,
+    check_texts,
+    check_tuples_of_integers,
+    check_tuples_of_text,
 )
+from layermerge.documents import read_document, write_document
+from layermerge.errors import InputError
+from layermerge.search_results import SearchResult, parse_search_result, with_tuples
 
 SCHEMA_VERSION = 2
 OLDER_VERSIONS = (1,)
@@ -96,7 +98,12 @@ class Step:
     name_ns: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_numbers(self, "before_ns", "after_ns", least=0)
+        check_integers(self, "start", "end", "before_ns", "after_ns", least=0)
+        check_texts(self, "description")
+        check_tuples_of_text(self, "names", "kept", "name_descriptions")
+        check_tuples_of_integers(self, "name_ns", least=0)
+        if not self.names:
+            raise InputError("names must hold the layers of a step, got none")
         for field in ("name_descriptions", "name_ns"):
             if len(values := getattr(self, field)) not in (0, len(self.names)):
                 raise InputError(
@@ -164,6 +171,7 @@ class Result:
     def __post_init__(self) -> None:
         if not self.steps:
             raise InputError("steps must hold the whole network, got none")
+        check_texts(self, "name", "score_name", "environment")
         check_numbers(self, "budget_ns", least=1)
         check_numbers(self, "calibration", "float64_error", "merge_error", least=0)
         check_numbers(
@@ -171,6 +179,8 @@ class Result:
             *("num_candidates", "num_signatures", "num_scored", "num_unprofitable", "num_failed"),
             least=0,
         )
+        if not isinstance(self.provenance, dict):
+            raise InputError(f"provenance must be an object, got {self.provenance!r}")
         for stage, seconds in self.seconds.items():
             check_number(f"seconds['{stage}']", seconds, least=0)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
+from layermerge.checks import (
+    check_integers,
+    check_numbers,
+    check_texts,
+    check_tuples_of_integers,
+    check_tuples_of_text,
+)
 from layermerge.errors import InputError
 
 
@@ -39,7 +44,8 @@ class FrontierPoint:
 
     def __post_init__(self) -> None:
         check_numbers(self, "importance", "score")
-        check_numbers(self, "latency_ns", "layers", least=0)
+        check_integers(self, "latency_ns", "layers", least=0)
+        check_tuples_of_text(self, "segments")
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,12 @@ class SegmentFinding:
 
     def __post_init__(self) -> None:
         counts = "num_scored", "num_unevaluated", "num_unprofitable", "num_failed"
-        check_numbers(self, "num_entries", least=1)
-        check_numbers(self, "start", *counts, "latency_ns", "replaced_ns", least=0)
-        check_numbers(self, "end", least=self.start + 1)
+        check_integers(self, "num_entries", least=1)
+        check_integers(self, "start", *counts, "latency_ns", "replaced_ns", least=0)
+        check_integers(self, "end", least=self.start + 1)
+        check_tuples_of_integers(self, "kernel_size", "kept", least=0)
+        if len(self.kernel_size) != 2:
+            raise InputError(f"kernel_size must be height and width, got {self.kernel_size!r}")
         if sum(getattr(self, name) for name in counts) != self.num_entries:
             raise InputError(
                 f"segment {self.start}..{self.end} has {self.num_entries} entries, which the "
@@ -115,7 +124,11 @@ class SearchResult:
     segments: tuple[SegmentFinding, ...]
 
     def __post_init__(self) -> None:
+        check_texts(self, "objective")
         check_numbers(self, "base_score")
+        latencies_ns = [point.latency_ns for point in self.frontier]
+        if latencies_ns != sorted(latencies_ns):
+            raise InputError("the points of frontier must be by rising latency")
         if sum(point.is_chosen for point in self.frontier) != 1:
             raise InputError("frontier must have exactly one point that is chosen")
 
@@ -140,16 +153,3 @@ def with_tuples(document: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
     }
-
-
-def check_numbers(owner: object, *names: str, least: float = -math.inf) -> None:
-    """Refuse attributes that are no finite numbers, or less than they can be."""
-    for name in names:
-        check_number(name, getattr(owner, name), least)
-
-
-def check_number(name: str, value: object, least: float) -> None:
-    """Refuse what is no finite number, or less than it can be."""
-    if not isinstance(value, Real) or not math.isfinite(value) or value < least:
-        at_least = f" of at least {least}" if math.isfinite(least) else ""
-        raise InputError(f"{name} must be a finite number{at_least}, got {value!r}")

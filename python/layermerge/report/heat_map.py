@@ -81,9 +81,10 @@ def heat_map(result: Result, search: SearchResult) -> Markup:
     scale = Scale.of(search.segments)
     by_place = {(each.start, each.end): each for each in search.segments}
     last = max(each.start for each in search.segments)
+    firsts = sorted({each.start - each.start % COLUMNS for each in search.segments})
     strips = (
         _strip(range(first, min(first + COLUMNS, last + 1)), by_place, scale, result)
-        for first in range(0, last + 1, COLUMNS)
+        for first in firsts
     )
     hint = "Point at a segment, or use the arrow keys, to see what is known of it."
     return element(

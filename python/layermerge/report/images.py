@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,11 @@ from layermerge.report.formats import format_latency, format_score, is_fraction
 from layermerge.report.markup import typeset
 from layermerge.report.parts import Role, step_role
 from layermerge.results import Result
+from layermerge.search_results import SegmentFinding
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.patches import Rectangle
 
 KINDS = (".png", ".svg", ".pdf")
 NO_DATE: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -28,7 +29,11 @@ COLOURS = {
     Role.MERGED: "#b5d4f8",
     Role.REMOVED: "#f0ded2",
 }
-HATCHES = (("num_unevaluated", "////"), ("num_failed", "xx"), ("num_unprofitable", ".."))
+HATCHES = (
+    ("num_unevaluated", "not evaluated", "////"),
+    ("num_failed", "fine-tune failed", "xx"),
+    ("num_unprofitable", "no faster", ".."),
+)
 """Of segments without a score, by what most matters of them."""
 
 
@@ -180,50 +185,55 @@ def _latency(axes: Axes, result: Result) -> None:
 
 
 def _importance(axes: Axes, result: Result) -> None:
+    from matplotlib.collections import PatchCollection
     from matplotlib.colors import Normalize, TwoSlopeNorm
-    from matplotlib.patches import Patch, Rectangle
+    from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
     assert result.search is not None
     segments = result.search.segments
-    last = max(each.end for each in segments)
-    changes = [[math.nan] * (last + 1) for _ in range(last)]
-    for each in segments:
-        if each.delta is not None:
-            changes[each.start][each.end] = each.delta
-            continue
-        hatch = next(hatch for name, hatch in HATCHES if getattr(each, name))
-        axes.add_patch(
-            Rectangle(
-                (each.end - 0.5, each.start - 0.5), 1, 1, fill=False, hatch=hatch, edgecolor="0.6"
-            )
-        )
-    known = [each.delta for each in segments if each.delta is not None] or [0.0]
-    worst, best = min(-1e-9, *known), max(0.0, *known)
+    known = [each for each in segments if each.delta is not None]
+    deltas = [each.delta for each in known if each.delta is not None]
+    worst, best = min(-1e-9, *deltas, 0.0), max(0.0, *deltas, 0.0)
     norm, colours = (
         (TwoSlopeNorm(0, worst, best), "PuOr") if best else (Normalize(worst, 0), "Oranges_r")
     )
-    image = axes.imshow(changes, cmap=colours, norm=norm, interpolation="none", aspect="auto")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlim(0.5, last + 0.5)
+    cells = PatchCollection(list(map(_cell, known)), cmap=colours, norm=norm)
+    cells.set_array(deltas)
+    axes.add_collection(cells)
+    axes.figure.colorbar(cells, ax=axes, label=f"change of {result.score_name}")
+    handles = []
+    for label, hatch, members in _unscored(segments):
+        style: dict[str, Any] = {"facecolor": "none", "hatch": hatch, "edgecolor": "0.6"}
+        axes.add_collection(PatchCollection(list(map(_cell, members)), **style))
+        handles.append(Patch(label=label, **style))
+    chosen: dict[str, Any] = {"fill": False, "edgecolor": "k", "linewidth": 2}
     for each in segments:
         if each.is_chosen:
-            axes.add_patch(
-                Rectangle(
-                    (each.end - 0.5, each.start - 0.5), 1, 1, fill=False, edgecolor="k", linewidth=2
-                )
-            )
-    axes.figure.colorbar(image, ax=axes, label=f"change of {result.score_name}")
-    labels = "not evaluated", "fine-tune failed", "no faster"
-    present = [
-        Patch(fill=False, hatch=hatch, edgecolor="0.6", label=label)
-        for (name, hatch), label in zip(HATCHES, labels, strict=True)
-        if any(getattr(each, name) for each in segments if each.delta is None)
-    ]
-    present.append(Patch(fill=False, edgecolor="k", linewidth=2, label="in the plan"))
-    axes.legend(handles=present, loc="lower left", fontsize="small")
+            axes.add_patch(_cell(each, **chosen))
+    axes.legend(handles=[*handles, Patch(label="in the plan", **chosen)], loc="lower left")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0.5, max(each.end for each in segments) + 0.5)
+    axes.set_ylim(max(each.start for each in segments) + 0.5, -0.5)
     axes.set(xlabel="segment ends at position j", ylabel="starts at position i")
+
+
+def _cell(segment: SegmentFinding, **style: Any) -> Rectangle:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((segment.end - 0.5, segment.start - 0.5), 1, 1, **style)
+
+
+def _unscored(
+    segments: tuple[SegmentFinding, ...],
+) -> Iterator[tuple[str, str, list[SegmentFinding]]]:
+    """Label, hatch and members of each kind of segment without a score that there is."""
+    left = [each for each in segments if each.delta is None]
+    for name, label, hatch in HATCHES:
+        if members := [each for each in left if getattr(each, name)]:
+            yield label, hatch, members
+        left = [each for each in left if each not in members]
 
 
 def _budget(axes: Axes, result: Result) -> None:
