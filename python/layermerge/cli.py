@@ -25,7 +25,9 @@ from layermerge.commands import (
     frontier,
     importance,
     inspect,
+    plot,
     profile,
+    report,
     solve,
     table,
 )
@@ -39,6 +41,8 @@ COMMANDS: dict[str, ModuleType] = {
     "profile": profile,
     "table": table,
     "compress": compress,
+    "report": report,
+    "plot": plot,
     "importance": importance,
     "solve": solve,
     "frontier": frontier,

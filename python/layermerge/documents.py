@@ -19,7 +19,12 @@ def write_document(path: str | Path, kind: str, version: int, values: Mapping[st
 
 
 def read_document(
-    path: str | Path, kind: str, version: int, parse: Callable[[dict[str, Any]], T]
+    path: str | Path,
+    kind: str,
+    version: int,
+    parse: Callable[[dict[str, Any]], T],
+    *,
+    older_versions: tuple[int, ...] = (),
 ) -> T:
     """Read a document of a kind.
 
@@ -28,9 +33,10 @@ def read_document(
     path : path
     kind : str
     version : int
-        The only one that is understood.
     parse : callable
         Makes the value from what the document holds besides kind and version.
+    older_versions : tuple of int
+        That `parse` understands as well.
 
     Raises
     ------
@@ -45,7 +51,7 @@ def read_document(
     if not isinstance(document, dict) or document.pop("schema", None) != schema:
         raise InputError(f'{path} is not a LayerMerge {kind}: it has no "schema": "{schema}"')
     found = document.pop("schema_version", None)
-    if found != version:
+    if found not in (version, *older_versions):
         raise InputError(
             f"{path} has {kind} schema version {found}; this release reads version {version}: "
             "install the release of layermerge that wrote it"

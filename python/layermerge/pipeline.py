@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -218,7 +220,10 @@ def compress(
         profile, planner.scores, plan, budget, modules, measured, values, stages.seconds
     )
     result = sum_up(
-        evidence, score_name=options.score_name, provenance=_provenance(options, budget)
+        evidence,
+        score_name=options.score_name,
+        objective=options.search.objective,
+        provenance=_provenance(options, budget),
     )
     return Compression(merged, trained, base, plan, result)
 
@@ -325,6 +330,9 @@ def _provenance(options: Options, budget: Budget) -> dict[str, Any]:
     return {
         "layermerge": version("layermerge"),
         "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "finished": datetime.now(timezone.utc).isoformat(" ", "seconds"),
         "budget": str(budget),
         "space": {
             name: value if isinstance(value, (str, int, float)) else value and list(value)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from layermerge.commands.runs import REPORT_FILE, RESULT_FILE
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.exporting import save
 from layermerge.pipeline import Compression
 from layermerge.report.html import write_html
 from layermerge.report.terminal import print_result
-
-RESULT_FILE = "result.json"
-REPORT_FILE = "report.html"
 
 
 def compress_to(directory: str, compress: Callable[[Path], Compression], *, as_json: bool) -> None:
@@ -42,7 +42,9 @@ def _made(directory: str) -> Path:
 def _show(compression: Compression, directory: Path, *, as_json: bool) -> None:
     """Save artefact, result and report in a folder; print the result."""
     save(compression.model, directory)
-    result = compression.result
+    command = shlex.join(["layermerge", *sys.argv[1:]])
+    provenance = {"command": command, **compression.result.provenance}
+    result = replace(compression.result, provenance=provenance)
     result.save(directory / RESULT_FILE)
     write_html(result, directory / REPORT_FILE)
     if as_json:
