@@ -66,8 +66,9 @@ LAYERS = (
     ("cli", "__main__"),
     ("commands",),
     ("demo",),
-    ("pipeline", "recipes", "datasets", "models"),
-    ("evidence", "exporting"),
+    ("pipeline", "recipes", "datasets"),
+    ("evidence", "exporting", "interchange"),
+    ("models",),
     ("importance.search",),
     ("importance.estimation",),
     ("importance.ray_cluster", "importance.processes", "importance.executors"),
@@ -107,7 +108,7 @@ LAYERS = (
     ("tracked", "containers"),
     ("canonical", "model_checks"),
     ("activations",),
-    ("seeding",),
+    ("seeding", "weights_files"),
 )
 """What needs torch, from the top to the bottom: a module imports its own layer and those below."""
 

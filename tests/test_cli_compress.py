@@ -8,6 +8,7 @@ from layermerge.cli import main
 from layermerge.exporting import load
 from layermerge.finetuning import score_classification
 from layermerge.models import call_by_name
+from layermerge.plan import load_plan
 from layermerge.results import load_result
 from networks import tiny_classifier
 
@@ -89,6 +90,14 @@ def test_the_saved_network_scores_what_was_reported(capsys, file, out):
     test = call_by_name(f"{file}:stripes").test
     assert score_classification(merged, test) == found["compressed"]["score"]
     assert score_classification(tiny_classifier(), test) == found["base"]["score"]
+
+
+def test_the_plan_names_the_model_wherever_it_is_read_from(capsys, file, out, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    data = f"--data={file}:stripes"
+    assert main(["compress", f"{file.name}:make", data, f"--out={out}", *QUICK, "--speedup=1"]) == 0
+    capsys.readouterr()
+    assert load_plan(out / "plan.json").provenance["model"] == f"{file}:make"
 
 
 def test_without_json_the_tables_and_the_folder_are_printed(capsys, file, out):

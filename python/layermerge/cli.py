@@ -18,6 +18,7 @@ import layermerge
 from layermerge.commands import (
     compress,
     demo,
+    export,
     frontier,
     importance,
     inspect,
@@ -33,6 +34,7 @@ COMMANDS: dict[str, ModuleType] = {
     "profile": profile,
     "table": table,
     "compress": compress,
+    "export": export,
     "importance": importance,
     "solve": solve,
     "frontier": frontier,

@@ -39,13 +39,15 @@ def read_document(
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # of bad encoding, of bad JSON, of numbers too long
         raise InputError(f"{path} cannot be read as a {kind}: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path} cannot be read as a {kind}: it is nested too deeply") from error
     schema = f"layermerge-{kind}"
     if not isinstance(document, dict) or document.pop("schema", None) != schema:
         raise InputError(f'{path} is not a LayerMerge {kind}: it has no "schema": "{schema}"')
     found = document.pop("schema_version", None)
-    if found != version:
+    if type(found) is not int or found != version:
         raise InputError(
             f"{path} has {kind} schema version {found}; this release reads version {version}: "
             "install the release of layermerge that wrote it"
@@ -54,5 +56,5 @@ def read_document(
         return parse(document)
     except KeyError as error:
         raise InputError(f"{path} is not a valid {kind}: {error} is missing") from error
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(f"{path} is not a valid {kind}: {error}") from error

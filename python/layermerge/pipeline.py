@@ -43,6 +43,7 @@ from layermerge.rewriting import rewrite
 from layermerge.search_space import SearchSpace
 from layermerge.store import Measurement, Study, StudyLike, opened
 from layermerge.tracing import trace
+from layermerge.weights_files import load_weights
 
 _log = logging.getLogger(__name__)
 
@@ -298,7 +299,7 @@ def _finetune(
     known = study.artefact(key)
     if known is not None:
         _log.info("fine-tuned weights are in the study")
-        start.load_state_dict(safetensors.torch.load(known))
+        load_weights(start, known, f"study {study.path}")
         return start
     finetune_fn(start)
     weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}

@@ -68,7 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
     from layermerge.commands.outcome import compress_to
 
     announce_stages()
-    compress_to(arguments.out, partial(_compress, arguments), as_json=arguments.json)
+    compress_to(
+        arguments.out,
+        partial(_compress, arguments),
+        model_name=arguments.model,
+        as_json=arguments.json,
+    )
     return 0
 
 
