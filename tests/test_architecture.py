@@ -108,7 +108,7 @@ LAYERS = (
     ("tracked", "containers"),
     ("canonical", "model_checks"),
     ("activations",),
-    ("seeding", "weights_files"),
+    ("seeding", "weight_ranges", "weights_files"),
 )
 """What needs torch, from the top to the bottom: a module imports its own layer and those below."""
 

@@ -7,10 +7,14 @@ import pytest
 from layermerge.cli import main
 from layermerge.exporting import load
 from layermerge.finetuning import score_classification
+from layermerge.merging import merge
 from layermerge.models import call_by_name
-from layermerge.plan import load_plan
+from layermerge.plan import load_plan, original_plan
 from layermerge.results import load_result
-from networks import tiny_classifier
+from layermerge.rewriting import rewrite
+from layermerge.tracing import trace
+from layermerge.weight_ranges import weight_range
+from networks import striped_images, tiny_classifier
 
 FILE = """
 from layermerge.datasets import Dataset
@@ -29,6 +33,13 @@ def empty():
 def number():
     return 7
 """
+
+
+def original(model):
+    """A model and the plan that leaves it as it is."""
+    return model, original_plan(trace(model, striped_images(1)[0]))
+
+
 QUICK = ("--probe-steps=2", "--epochs=2", "--threads=1", "--max-seconds=1")
 
 
@@ -81,6 +92,8 @@ def test_json_is_the_result_that_is_saved(capsys, file, out):
     assert result.budget_ns == found["budget_ns"]
     assert result.speedup == found["speedup"]
     assert "batch 1, 1 thread" in result.environment
+    assert result.base.weight_range == weight_range(merge(rewrite(*original(tiny_classifier()))))
+    assert result.compressed.weight_range == weight_range(load(out, tiny_classifier()))
     assert result.provenance["budget"] == "95% of the original latency"
 
 

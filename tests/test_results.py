@@ -99,7 +99,13 @@ def test_a_damaged_result_is_refused(tmp_path, changes, message):
 
 @pytest.mark.parametrize(
     ("figure", "value"),
-    [("score", math.nan), ("score", math.inf), ("latency_ns", 0), ("latency_spread", math.inf)],
+    [
+        ("score", math.nan),
+        ("score", math.inf),
+        ("latency_ns", 0),
+        ("latency_spread", math.inf),
+        ("weight_range", 0.9),
+    ],
 )
 def test_figures_are_finite_and_possible(figure, value):
     with pytest.raises(InputError, match=f"{figure} must be a finite number"):

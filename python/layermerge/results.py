@@ -33,6 +33,8 @@ class Figures:
     parameters : int
     flops : int
         Multiply-adds x 2 of the convolutions, for one input.
+    weight_range : float or None
+        See `layermerge.weight_ranges.weight_range`; None if that is not recorded.
 
     Raises
     ------
@@ -47,6 +49,7 @@ class Figures:
     layers: int
     parameters: int
     flops: int
+    weight_range: float | None = None
 
     def __post_init__(self) -> None:
         _check_numbers(self, "score")
@@ -54,6 +57,8 @@ class Figures:
         _check_numbers(
             self, "latency_spread", "predicted_ns", "layers", "parameters", "flops", least=0
         )
+        if self.weight_range is not None:
+            _check_numbers(self, "weight_range", least=1)
 
 
 @dataclass(frozen=True)

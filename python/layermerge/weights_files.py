@@ -30,7 +30,7 @@ def write_weights(weights: Mapping[str, Tensor], path: Path, metadata: dict[str,
     }
     document = {"format": "pt", CHECKSUM_KEY: checksum(copies), **metadata}
     try:
-        safetensors.torch.save_file(copies, path, document)
+        path.write_bytes(safetensors.torch.save(copies, document))  # with the usual permissions
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(
             f"{path} cannot be written: {error}. Check that you may write there and that the disk "
