@@ -18,6 +18,7 @@ TORCH_FREE = {
     "layermerge",
     "layermerge.documents",
     "layermerge.errors",
+    "layermerge.typed",
     "layermerge.milliseconds",
     "layermerge.network",
     "layermerge.candidates",

@@ -10,6 +10,7 @@ from typing import Any
 
 from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError
+from layermerge.typed import check_types
 
 SCHEMA_VERSION = 1
 
@@ -94,7 +95,8 @@ class Step:
     name_ns: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_numbers(self, "before_ns", "after_ns", least=0)
+        _check_numbers(self, "start", "before_ns", "after_ns", least=0)
+        _check_numbers(self, "end", least=self.start)
         for field in ("name_descriptions", "name_ns"):
             if len(values := getattr(self, field)) not in (0, len(self.names)):
                 raise InputError(
@@ -200,7 +202,9 @@ def _parse(document: dict[str, Any]) -> Result:
     values["base"] = Figures(**values["base"])
     values["compressed"] = Figures(**values["compressed"])
     values["steps"] = tuple(map(_step, values["steps"]))
-    return Result(**values)
+    result = Result(**values)
+    check_types(result)
+    return result
 
 
 def _step(document: dict[str, Any]) -> Step:
