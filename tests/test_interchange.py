@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from layermerge.errors import InputError, MissingDependencyError, VerificationError
+from layermerge.exporting import load, save
 from layermerge.interchange import export_onnx, export_pt2
 from layermerge.merging import merge
 from layermerge.rewriting import rewrite
@@ -121,6 +122,21 @@ def test_a_network_for_one_batch_size_is_exported_for_that(tmp_path, form):
     assert exported.batch_sizes == (2,)
     assert exported.inputs == {"x": (2, 3, 6, 6)}
     assert relative_error(run(exported.path, value)[0], merged(value)) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_library_model_is_exported_without_being_named(tmp_path):
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    model = randomized(timm.create_model("resnet18")).eval()
+    merged = merge(rewrite(model, deepest_plan(trace(model, images(1, 3, 64, 64)))))
+    save(merged, tmp_path, model_name="timm:resnet18")
+    loaded = load(tmp_path)
+    for form in EXPORTS:
+        exported = export(form, loaded, tmp_path / f"model.{form}")
+        assert exported.is_batch_dynamic
+        value = images(2, 3, 64, 64, seed=4)
+        with torch.no_grad():
+            assert relative_error(run(exported.path, value)[0], merged(value)) < 1e-4
 
 
 def test_the_network_is_left_as_it_is(tmp_path):

@@ -68,6 +68,15 @@ def test_what_is_no_result_is_refused(tmp_path, content, message):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("depth", [100, 200_000])
+def test_what_is_nested_deeply_is_refused(tmp_path, depth):
+    path = written(tmp_path)
+    nested = "[" * depth + "]" * depth
+    path.write_text(path.read_text().replace('"provenance": {', f'"provenance": {{"a": {nested},'))
+    with pytest.raises(InputError, match="it is nested too deeply"):
+        load_result(path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.json cannot be read as a result"):
         load_result(tmp_path / "nowhere.json")

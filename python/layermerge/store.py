@@ -267,7 +267,8 @@ class Study:
             if kind is None:
                 check_types(value)
             elif not isinstance(value, kind):
-                raise InputError(f"{value!r} is not text")
+                what = "text" if kind is str else "a sequence of bytes"
+                raise InputError(f"{shown(repr(value))} is not {what}")
         except InputError as error:
             raise InputError(
                 f"study {self.path} is damaged: {error}; delete it and start again"
