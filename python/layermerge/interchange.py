@@ -141,10 +141,9 @@ def export_onnx(
     subject = _Subject(merged)
 
     def write(unfinished: Path) -> None:
-        with quietly():
-            program = torch.onnx.export(
-                subject.program, dynamo=True, verbose=False, dynamic_shapes=subject.shapes
-            )
+        program = torch.onnx.export(
+            subject.program, dynamo=True, verbose=False, dynamic_shapes=subject.shapes
+        )
         assert program is not None
         program.save(unfinished, external_data=False)
         onnx.checker.check_model(os.fspath(unfinished), full_check=True)
@@ -276,8 +275,9 @@ def _write_checked(
     most = tolerance_of(subject.module) if tolerance is None else tolerance
     try:
         try:
-            write(unfinished)
-            error = _largest_error(subject, runner(unfinished))
+            with quietly():
+                write(unfinished)
+                error = _largest_error(subject, runner(unfinished))
         except OSError:
             raise
         except Exception as failure:
