@@ -112,9 +112,16 @@ def make_result(steps=STEPS, *, measured_ns=None, **changes):
         name="digits_net",
         score_name="accuracy",
         environment="cpu Sample Processor, torch-eager 2.4, float32, batch 16, 2 threads",
-        base=Figures(0.942, before, 0.008, before, num_layers, 78_042, 12_345_678),
+        base=Figures(0.942, before, 0.008, before, num_layers, 78_042, 12_345_678, 3.2),
         compressed=Figures(
-            0.9378, measured_ns or round(0.98 * after), 0.011, after, num_left, 91_310, 9_876_543
+            score=0.9378,
+            latency_ns=measured_ns or round(0.98 * after),
+            latency_spread=0.011,
+            predicted_ns=after,
+            layers=num_left,
+            parameters=91_310,
+            flops=9_876_543,
+            weight_range=7.9,
         ),
         budget_ns=before * 2 // 3,
         calibration=calibration,
@@ -202,6 +209,12 @@ def not_by_accuracy():
     )
 
 
+def without_weight_range():
+    result = make_result()
+    figures = (replace(part, weight_range=None) for part in (result.base, result.compressed))
+    return replace(result, **dict(zip(("base", "compressed"), figures, strict=True)))
+
+
 SAMPLES = {
     "sample": make_result,
     "searched": searched,
@@ -211,4 +224,5 @@ SAMPLES = {
     "200 layers": two_hundred_layers,
     "slower": slower,
     "not by accuracy": not_by_accuracy,
+    "without weight range": without_weight_range,
 }

@@ -20,6 +20,7 @@ TORCH_FREE = {
     "layermerge.checks",
     "layermerge.documents",
     "layermerge.errors",
+    "layermerge.typed",
     "layermerge.milliseconds",
     "layermerge.network",
     "layermerge.candidates",
@@ -73,8 +74,9 @@ LAYERS = (
     ("cli", "__main__"),
     ("commands",),
     ("demo",),
-    ("pipeline", "recipes", "datasets", "models"),
-    ("evidence", "exporting"),
+    ("pipeline", "recipes", "datasets"),
+    ("evidence", "exporting", "interchange"),
+    ("models",),
     ("importance.search",),
     ("importance.estimation",),
     ("importance.ray_cluster", "importance.processes", "importance.executors"),
@@ -117,7 +119,7 @@ LAYERS = (
     ("tracked", "containers"),
     ("canonical", "model_checks"),
     ("activations",),
-    ("seeding", "weights"),
+    ("seeding", "weights", "weight_ranges", "weights_files"),
 )
 """What needs torch, from the top to the bottom: a module imports its own layer and those below."""
 

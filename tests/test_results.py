@@ -93,6 +93,15 @@ def test_what_is_no_result_is_refused(tmp_path, content, message):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("depth", [100, 200_000])
+def test_what_is_nested_deeply_is_refused(tmp_path, depth):
+    path = written(tmp_path)
+    nested = "[" * depth + "]" * depth
+    path.write_text(path.read_text().replace('"provenance": {', f'"provenance": {{"a": {nested},'))
+    with pytest.raises(InputError, match="it is nested too deeply"):
+        load_result(path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.json cannot be read as a result"):
         load_result(tmp_path / "nowhere.json")
@@ -143,7 +152,13 @@ def test_a_damaged_result_is_refused(tmp_path, changes, message):
 
 @pytest.mark.parametrize(
     ("figure", "value"),
-    [("score", math.nan), ("score", math.inf), ("latency_ns", 0), ("latency_spread", math.inf)],
+    [
+        ("score", math.nan),
+        ("score", math.inf),
+        ("latency_ns", 0),
+        ("latency_spread", math.inf),
+        ("weight_range", 0.9),
+    ],
 )
 def test_figures_are_finite_and_possible(figure, value):
     with pytest.raises(InputError, match=f"{figure} must be a finite number"):

@@ -18,6 +18,7 @@ from layermerge.results import Figures, Result, Step
 from layermerge.store import Measurement
 from layermerge.surveying import survey
 from layermerge.verification import verification
+from layermerge.weight_ranges import weight_range
 
 BASE, COMPRESSED = "base", "compressed"
 
@@ -84,6 +85,7 @@ def _figures(evidence: Evidence, name: str) -> Figures:
         layers=sum(bool(candidate.kept) for candidate in candidates),
         parameters=_num_parameters(evidence.modules[name]),
         flops=sum(candidate.signature.flops for candidate in candidates),
+        weight_range=weight_range(evidence.modules[name]),
     )
 
 

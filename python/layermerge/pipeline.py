@@ -45,6 +45,7 @@ from layermerge.search_space import SearchSpace
 from layermerge.store import Measurement, Study, StudyLike, opened
 from layermerge.tracing import trace
 from layermerge.weights import fingerprint_weights
+from layermerge.weights_files import load_weights
 
 _log = logging.getLogger(__name__)
 
@@ -303,7 +304,7 @@ def _finetune(
     known = study.artefact(key)
     if known is not None:
         _log.info("fine-tuned weights are in the study")
-        start.load_state_dict(safetensors.torch.load(known))
+        load_weights(start, known, f"study {study.path}")
         return start
     finetune_fn(start)
     weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}

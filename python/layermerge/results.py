@@ -17,6 +17,7 @@ from layermerge.checks import (
 from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError
 from layermerge.search_results import SearchResult, parse_search_result, with_tuples
+from layermerge.typed import check_types
 
 SCHEMA_VERSION = 2
 OLDER_VERSIONS = (1,)
@@ -42,6 +43,8 @@ class Figures:
     parameters : int
     flops : int
         Multiply-adds x 2 of the convolutions, for one input.
+    weight_range : float or None
+        See `layermerge.weight_ranges.weight_range`; None if that is not recorded.
 
     Raises
     ------
@@ -56,6 +59,7 @@ class Figures:
     layers: int
     parameters: int
     flops: int
+    weight_range: float | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self, "score")
@@ -63,6 +67,8 @@ class Figures:
         check_numbers(
             self, "latency_spread", "predicted_ns", "layers", "parameters", "flops", least=0
         )
+        if self.weight_range is not None:
+            check_numbers(self, "weight_range", least=1)
 
 
 @dataclass(frozen=True)
@@ -221,4 +227,6 @@ def _parse(document: dict[str, Any]) -> Result:
     values["steps"] = tuple(Step(**with_tuples(step)) for step in values["steps"])
     if values.get("search") is not None:
         values["search"] = parse_search_result(values["search"])
-    return Result(**values)
+    result = Result(**values)
+    check_types(result)
+    return result
