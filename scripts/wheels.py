@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -276,6 +277,7 @@ def _completed(
     )
 
 
+@cache
 def _source_date_epoch() -> str:
     """Return the time of the last commit; outside a repository, that of the earliest zip file."""
     found = subprocess.run(
