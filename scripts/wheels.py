@@ -20,7 +20,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -98,10 +97,7 @@ def build_all(interpreters: dict[str, str], scratch: Path) -> None:
     """Build the sdist and a wheel for each interpreter into `DIST`, and check them."""
     shutil.rmtree(DIST, ignore_errors=True)
     sdist = build_sdist(scratch)
-    with tarfile.open(sdist) as archive:
-        archive.extractall(
-            scratch, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
-        )
+    shutil.unpack_archive(sdist, scratch)
     source = scratch / sdist.name.removesuffix(".tar.gz")
     for number, (version, interpreter) in enumerate(interpreters.items()):
         wheel = build_wheel(sdist, interpreter, scratch / version / "first")
