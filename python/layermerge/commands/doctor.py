@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Look at everything and print it; what is missing or broken is no failure."""
-    from layermerge import _core
     from rich.console import Console
 
+    from layermerge import _core
     from layermerge.installation import extras, required_packages
 
     with Console(stderr=True).status("importing what is installed"):
