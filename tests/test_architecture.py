@@ -16,6 +16,7 @@ MAX_LINES = 350
 
 TORCH_FREE = {
     "layermerge",
+    "layermerge.callbacks",
     "layermerge.config",
     "layermerge.checks",
     "layermerge.documents",

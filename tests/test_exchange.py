@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
@@ -232,3 +233,13 @@ def test_tables_that_the_authors_measured_load_solve_and_plot(name, tmp_path):
     assert len(found) > 3
     plot_frontier(found, tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").stat().st_size > 1000
+
+
+def test_a_table_whose_origin_is_another_network_is_foreign(traced, tmp_path):
+    write_profile(measure(traced), tmp_path / "T.csv")
+    origin = json.loads(origin_path(tmp_path / "T.csv").read_text())
+    origin["network"] = "0123456789abcdef"
+    origin_path(tmp_path / "T.csv").write_text(json.dumps(origin))
+    with pytest.raises(InputError, match=r"of another network.*0123456789abcdef instead of"):
+        bring(tmp_path / "T.csv", traced, tmp_path / "run.db")
+    assert bring(tmp_path / "T.csv", traced, tmp_path / "run.db", allow_foreign=True)

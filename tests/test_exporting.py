@@ -291,3 +291,11 @@ def test_weights_that_cannot_be_written_are_an_input_error(tmp_path):
     (tmp_path / WEIGHTS_FILE).mkdir()
     with pytest.raises(InputError, match=r"cannot be written.*space"):
         save(merge(rewrite(chain(), chain_plan(1))), tmp_path)
+
+
+def test_what_is_not_merged_is_not_saved(tmp_path):
+    model = zoo("basic")
+    rewritten = rewrite(model, original_plan(trace(model, images(1, 3, 16, 16))))
+    with pytest.raises(InputError, match="rewritten but not merged"):
+        save(rewritten, tmp_path)
+    assert list(tmp_path.iterdir()) == []

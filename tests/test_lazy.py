@@ -172,15 +172,41 @@ def test_what_is_known_already_is_not_asked_again():
     assert (again.rows, again.value) == (state.rows, state.value)
 
 
-def test_the_certificate_counts_what_was_evaluated():
+@pytest.mark.parametrize("margins", [WIDE, Margins()])
+def test_the_certificate_counts_what_was_evaluated(margins):
     table = Table(4)
-    _, state = table.search([int(table.base_ns * 0.7)])
-    count = sum(map(len, table.asked))
+    bounds = Bounds(table.start, table.end, table.kept, margins=margins)
+    choices = Choices(table.start, table.end, table.latency_ns, bounds)
+    delta = np.where(table.is_original, 0.0, np.nan)
+    _, state = search(choices, delta, [int(table.base_ns * 0.7)], table.evaluate)
+    asked = [row for rows in table.asked for row in rows]
     total = int((~table.is_original).sum())
-    assert state.certificate == (
-        "optimal for the full table if no unknown entry exceeds its bound; "
-        f"{count} of {total} entries evaluated"
-    )
+    assert (state.evaluated, state.total) == (len(asked), total)
+    surprises = table.delta[asked] > margins.gain
+    assert state.surprises == surprises.sum()
+    if len(asked) == total:
+        assert state.certificate == f"optimal: all {total} entries evaluated"
+    else:
+        assert state.certificate.startswith(
+            "optimal for the full table if no unknown entry exceeds its bound; "
+            f"{len(asked)} of {total} entries evaluated"
+        )
+        assert ("it was raised to" in state.certificate) == surprises.any()
+
+
+def test_gains_that_are_seen_raise_the_bound_on_those_that_are_not():
+    """As when every fine-tune improves on an original network that was not trained to the end."""
+    start, end = np.array([0, 1, 2, 0, 1, 0]), np.array([1, 2, 3, 2, 3, 3])
+    kept = [(1,), (2,), (3,), (1,), (2,), (1,)]
+    bounds = Bounds(start, end, kept, margins=Margins(order=9.0, prediction=np.inf))
+    choices = Choices(start, end, np.array([5, 5, 5, 6, 6, 7]), bounds)
+    truth = {3: 0.2, 4: 0.19, 5: 0.1}
+    delta = np.array([0.0, 0.0, 0.0, np.nan, np.nan, np.nan])
+    _, state = search(choices, delta, [11], lambda rows: {row: truth[row] for row in rows})
+    assert state.rows == ((3, 2),)
+    assert state.surprises >= 1
+    assert state.gain == 0.4
+    assert "gained more than the bound first assumed" in state.certificate
 
 
 def test_failed_entries_are_never_chosen():

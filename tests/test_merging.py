@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, TrainingError, VerificationError
@@ -205,3 +206,43 @@ def test_subnormal_weights_become_zero_but_in_half_precision(dtype):
     if dtype != torch.float16:
         expected[1] = expected[4] = 0.0
     assert [float(weight) for weight in left] == expected
+
+
+class Frozen(nn.Module):
+    """Its first half runs without gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+        self.last = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            y = self.first(x)
+        return self.last(torch.relu(y))
+
+
+def weight_normed():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        weight_norm(nn.Conv2d(8, 8, 3, padding=1)),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+    )
+
+
+@pytest.mark.parametrize("make", [Frozen, weight_normed])
+def test_layers_without_gradients_and_of_computed_weights_merge(make):
+    model = randomized(make())
+    x = images(2, 3, 16, 16)
+    rewritten = rewrite(model, one_segment_per_start(trace(model, x)))
+    merged = merge(rewritten)
+    assert verification(merged).float64_error <= 1e-12
+    assert relative_error(merged(x), rewritten(x)) <= 1e-5
+    assert len(convolutions(merged)) < len(convolutions(rewritten))
+
+
+def test_what_is_merged_is_not_merged_again():
+    with pytest.raises(InputError, match="is merged already"):
+        merge(merge(rewritten_zoo("basic")))

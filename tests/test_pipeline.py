@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from layermerge.errors import InfeasibleError, InputError
+from layermerge.errors import InfeasibleError, InputError, LayerMergeError
 from layermerge.finetuning import FinetuneSettings, finetune, score_classification
 from layermerge.importance import status
+from layermerge.importance.estimation import ENOUGH_FAILURES
 from layermerge.importance.search import SearchOptions
 from layermerge.latency.options import LatencyOptions
 from layermerge.pipeline import Options, compress
@@ -314,3 +315,30 @@ def test_a_full_search_evaluates_every_candidate_that_is_faster(model, first_run
     result = run(model, options=options, study=first_run[1]).result
     replacements = result.num_candidates - NUM_LAYERS
     assert result.num_scored + result.num_unprofitable + result.num_failed == replacements
+
+
+def raises(module):
+    raise KeyError("labels")
+
+
+def test_training_that_always_fails_is_told_from_an_infeasible_budget(model):
+    failing = Counted(raises)
+    message = r"none of the \d+ candidates could be scored; the first failed with .*labels"
+    with pytest.raises(LayerMergeError, match=message):
+        run(model, train_fn=failing)
+    assert failing.count <= 2 * (ENOUGH_FAILURES + 1)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ({"train_fn": None}, "train_fn must be a function of a network, got None"),
+        ({"evaluate_fn": lambda module: None}, "must return a finite number, got None"),
+        ({"evaluate_fn": lambda module: float("nan")}, "must return a finite number, got nan"),
+    ],
+)
+def test_bad_callbacks_are_refused_before_anything_is_trained(model, callbacks, message):
+    training = Counted(train)
+    with pytest.raises(InputError, match=message):
+        run(model, **{"train_fn": training, **callbacks})
+    assert training.count == 0

@@ -187,3 +187,11 @@ def test_examples_are_true(module):
     results = doctest.testmod(module)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+def test_importances_too_small_to_add_up_are_refused():
+    positions = {"start": [0, 1, 0], "end": [1, 2, 2]}
+    assert solve([5, 6, 7], [9e-250, 8e-250, 1e-249], budget_ns=10, **positions).rows == (2,)
+    with pytest.raises(InputError, match=r"importance has no value above 1e-299 .*multiply"):
+        solve([5, 6, 7], [9e-300, 8e-300, 1e-299], budget_ns=10, **positions)
+    assert solve([5, 6, 7], [0.0, 0.0, 0.0], budget_ns=10, **positions).rows == (2,)

@@ -7,7 +7,7 @@ from torch import nn
 
 from layermerge.errors import InputError, UnsupportedModelError
 from layermerge.tracing import trace
-from networks import ZOO, Block, ConvNorm, RepVgg, images, zoo
+from networks import ZOO, Block, ConvNorm, RepVgg, images, randomized, zoo
 from random_networks import networks
 
 X = images(2, 4, 9, 9)
@@ -239,3 +239,20 @@ def test_convolutions_that_are_not_2d_are_named(other, x):
     name = type(other).__name__
     with pytest.raises(UnsupportedModelError, match=f"no 2-D convolution.*{name} is not 2-D"):
         network_of(other, x=x)
+
+
+class Penalised(nn.Module):
+    """Returns what its first weight adds to the loss, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x))), self.first.weight.square().sum()
+
+
+def test_a_convolution_whose_weight_is_used_elsewhere_is_a_barrier():
+    network = trace(randomized(Penalised()), images(1, 3, 9, 9))
+    assert [layer.name for layer in network.layers] == ["last"]
+    assert "a weight of first is used elsewhere, too" in [b.reason for b in network.barriers]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layermerge import windows
-from layermerge.convolutions import LayerModule, weight_of, window_of
+from layermerge.convolutions import LayerModule, exact_weight_of, window_of
 from layermerge.windows import NO_PADDING, Grid, Padding, Size, Union, Window
 
 
@@ -66,7 +66,7 @@ def identity(channels: int, device: torch.device) -> AffineMap:
 
 def from_convolution(conv: LayerModule) -> AffineMap:
     """The map that a convolution computes, or a linear layer at every pixel."""
-    kernel = weight_of(conv).double()
+    kernel = exact_weight_of(conv)
     bias = kernel.new_zeros(len(kernel)) if conv.bias is None else conv.bias.detach().double()
     return _on(window_of(conv), kernel, bias, getattr(conv, "groups", 1))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
 from layermerge.windows import NO_PADDING, Padding, Size, Window
@@ -40,6 +42,14 @@ def weight_of(module: LayerModule) -> Tensor:
         module(module.weight.new_zeros(1, module.in_channels, *size))
     derived: Tensor = seen.weight.detach()
     return derived
+
+
+def exact_weight_of(module: LayerModule) -> Tensor:
+    """The weight in float64; where it is computed from others, computed in float64."""
+    is_plain = isinstance(module, nn.Linear) or type(module).forward is nn.Conv2d.forward
+    if is_parametrized(module) or not is_plain:
+        module = copy.deepcopy(module).double()
+    return weight_of(module).double()
 
 
 class _Convolved(TorchFunctionMode):

@@ -41,7 +41,13 @@ def save(merged: fx.GraphModule, directory: str | Path, *, model_name: str | Non
     InputError
         If the folder or the files cannot be written.
     """
-    plan = rewriting_of(merged).plan
+    rewriting = rewriting_of(merged)
+    if not rewriting.is_merged:
+        raise InputError(
+            "this network is rewritten but not merged: save merge(network), or keep its "
+            "state_dict() to train it further"
+        )
+    plan = rewriting.plan
     if model_name is not None:
         plan = replace(plan, provenance={**plan.provenance, MODEL_KEY: _absolute(model_name)})
     folder = Path(directory)

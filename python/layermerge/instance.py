@@ -21,6 +21,9 @@ from layermerge.tables import (
     matching_rows,
 )
 
+LEAST_LARGEST = 1e-250
+"""Least absolute value of the largest importance: the core works with multiples of 2^-61 of it."""
+
 
 @dataclass(frozen=True)
 class Instance:
@@ -88,12 +91,23 @@ def instance_of(
         latency, values = _from_arrays(latency, importance, start, end)
         kept, kept_row = None, np.zeros(0, dtype=np.intp)
     began = perf_counter()
+    _check_magnitude(values)
     entries = latency.entries
     try:
         problem = _core.Problem(entries.start, entries.end, latency.latency_ns, values)
     except InputError as error:
         raise InputError(_in_terms_of_tables(str(error))) from None
     return Instance(latency, values, kept, kept_row, problem, perf_counter() - began)
+
+
+def _check_magnitude(values: NDArray[np.float64]) -> None:
+    """Refuse importances so small that sums of them lose digits to underflow."""
+    largest = float(np.max(np.abs(values), initial=0.0))
+    if 0 < largest < LEAST_LARGEST:
+        raise InputError(
+            f"importance has no value above {largest:g} in absolute value, too little to add up "
+            f"exactly: multiply all of them so that the largest is {LEAST_LARGEST:g} or more"
+        )
 
 
 def _in_terms_of_tables(message: str) -> str:

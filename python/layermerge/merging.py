@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -36,9 +37,10 @@ from layermerge.composition import (
 )
 from layermerge.convolutions import pair
 from layermerge.dataflow import Kind, Node, Operation
+from layermerge.errors import InputError
 from layermerge.model_checks import check_evaluation_mode
 from layermerge.regions import batch_norm, layer_module, region_between
-from layermerge.rewriting import rewriting_of
+from layermerge.rewriting import META_KEY, rewriting_of
 from layermerge.unused import delete_unused
 from layermerge.values import (
     annotate,
@@ -95,8 +97,13 @@ def merge_unverified(rewritten: fx.GraphModule) -> fx.GraphModule:
 def _merge(rewritten: fx.GraphModule, errors: dict[str, float] | None) -> fx.GraphModule:
     """Merge every segment, and note by how much each differs, in float64, if that is asked for."""
     rewriting = rewriting_of(rewritten)
+    if rewriting.is_merged:
+        raise InputError(
+            "this network is merged already: train and merge the one that rewrite returned"
+        )
     check_evaluation_mode(rewritten)
     merged = copy.deepcopy(rewritten)
+    merged.meta[META_KEY] = replace(rewriting, is_merged=True)
     nodes = {node.name: node for node in merged.graph.nodes}
     for planned in rewriting.segments:
         entry, exit = nodes[planned.entry], nodes[planned.exit]

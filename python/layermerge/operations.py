@@ -37,10 +37,15 @@ def classify(captured: fx.GraphModule, remove: Collection[str] = ("activation",)
         If `remove` names anything else.
     """
     kinds = removable_kinds(remove)
-    calls = Counter(node.target for node in captured.graph.nodes if node.op == "call_module")
+    nodes = captured.graph.nodes
+    calls = Counter(node.target for node in nodes if node.op == "call_module")
+    read = {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
     for node in captured.graph.nodes:
         if node.op in ("call_module", "call_function", "call_method"):
             annotate(node, *_classify_node(captured, node, calls))
+            if operation(node).kind is Kind.LAYER and node.target in read:
+                reason = f"a weight of {node.target} is used elsewhere, too"
+                annotate(node, Operation(Kind.BARRIER, operation(node).name, reason))
     mark_gates(captured)
     for node in captured.graph.nodes:
         found = operation(node)

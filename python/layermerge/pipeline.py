@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from layermerge.budgeting import Comparison, plan_within_budget
+from layermerge.callbacks import check_callbacks, evaluated
 from layermerge.candidates import CandidateSpace
 from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
@@ -174,6 +175,8 @@ def compress(
         If no plan meets the budget; has the least latency.
     """
     budget = Budget(latency_ms=latency_ms, fraction=fraction, speedup=speedup)
+    tune, evaluate = finetune_fn or train_fn, evaluate_fn or score_fn
+    check_callbacks(score_fn=score_fn, train_fn=train_fn, finetune_fn=tune, evaluate_fn=evaluate)
     estimator = ShortFineTune(
         score_fn, train_fn, options.estimator, init=options.init, calibration=calibration
     )
@@ -187,6 +190,7 @@ def compress(
         with stages.timed("latency"):
             profile = _measure(model, base, space, example_inputs, store, options)
         check_reachable(profile, budget)
+        base_score = evaluated(evaluate, base)  # what cannot be evaluated fails before the search
         with searching(
             model,
             profile,
@@ -209,13 +213,12 @@ def compress(
                 )
         with stages.timed("finetune"):
             start = _start(model, network, plan, calibration, options)
-            trained = _finetune(model, start, plan, finetune_fn or train_fn, store, options)
+            trained = _finetune(model, start, plan, tune, store, options)
     with stages.timed("merge"):
         merged = trained if options.init == "least_squares" else merge(trained)
     with stages.timed("evaluate"):
-        evaluate = evaluate_fn or score_fn
         measured = _compare(base, merged, example_inputs, study, options)
-        values = {BASE: float(evaluate(base)), COMPRESSED: float(evaluate(merged))}
+        values = {BASE: base_score, COMPRESSED: evaluated(evaluate, merged)}
     modules = {BASE: base, COMPRESSED: merged}
     evidence = Evidence(
         profile, planner.scores, plan, budget, modules, measured, values, stages.seconds

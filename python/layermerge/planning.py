@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -173,8 +173,12 @@ def explained(error: InfeasibleError, profile: LatencyProfile, budget_ns: int) -
 
 def available_ns(profile: LatencyProfile, budget_ns: int) -> int:
     """What a whole-network budget leaves for the sum of the candidate latencies, at least 0."""
+    if isinstance(budget_ns, bool) or not isinstance(budget_ns, Integral) or budget_ns < 0:
+        raise InputError(
+            f"budget_ns must be a whole number of nanoseconds, at least 0; got {budget_ns!r}"
+        )
     # calibration * (fixed + Σ T) <= budget
-    return max(0, math.floor(budget_ns / profile.calibration) - profile.fixed_ns)
+    return max(0, math.floor(int(budget_ns) / profile.calibration) - profile.fixed_ns)
 
 
 def predict_ns(profile: LatencyProfile, convolutions_ns: int) -> int:

@@ -39,6 +39,7 @@ class Rewriting:
 
     plan: Plan
     segments: tuple[RewrittenSegment, ...]
+    is_merged: bool = False
 
 
 def rewrite(model: nn.Module, plan: Plan) -> fx.GraphModule:

@@ -181,6 +181,8 @@ class _SegmentRun:
         if node.op == "call_function":
             return node.target
         name = str(node.target)
+        if node.op == "call_method":
+            return lambda value, *args, **kwargs: getattr(value, name)(*args, **kwargs)
         if name in modules:
             return modules[name]
         return copy.deepcopy(self.graph.get_submodule(name)).double()

@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _search(arguments: argparse.Namespace, study: Study) -> None:
+    from layermerge.importance.estimators import ShortFineTune
     from layermerge.importance.proxies import ClosedForm
     from layermerge.importance.search import check_reachable, find_plans
     from layermerge.planning import Budget, predict_original_ns
@@ -98,9 +99,13 @@ def _search(arguments: argparse.Namespace, study: Study) -> None:
         task.model,
         profile,
         [budget.resolve(predict_original_ns(profile)) for budget in budgets],
-        score_fn=task.recipe.score_fn,
-        train_fn=task.recipe.train_fn,
-        estimator=task.recipe.estimator,
+        estimator=ShortFineTune(
+            task.recipe.score_fn,
+            task.recipe.train_fn,
+            task.recipe.estimator,
+            init=arguments.init,
+            calibration=task.recipe.calibration,
+        ),
         order_by=ClosedForm(task.recipe.calibration, name=task.recipe.estimator),
         options=search_options(arguments),
         seed=arguments.seed,

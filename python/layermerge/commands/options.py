@@ -268,9 +268,7 @@ def at_least_zero(text: str) -> float:
 def percentage(text: str) -> float:
     """Read ``60%`` as 0.6."""
     if not text.endswith("%"):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a percentage such as 60%; for milliseconds there is --latency-ms"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage such as 60%")
     return positive(text[:-1]) / 100
 
 

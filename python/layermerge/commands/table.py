@@ -77,4 +77,8 @@ def _import(
         options=options,
         allow_foreign=arguments.allow_foreign_table,
     )
-    return count, f"{count} latencies of {arguments.table} are in {arguments.study}"
+    total = len(subject.space.signatures)
+    return count, (
+        f"latencies of {count} of {total} distinct convolutions are in {arguments.study}"
+        + ("; the others will be measured" if count < total else "")
+    )

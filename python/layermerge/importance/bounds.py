@@ -99,7 +99,7 @@ class Bounds:
             Meaningless where Δ is known.
         """
         known = self._known(delta)
-        bound = np.full(len(delta), self.margins.gain)
+        bound = np.full(len(delta), self.gain(delta))
         if len(known):
             by_order = np.where(self.goes_on[known], delta[known, None], np.inf).min(0)
             bound = np.minimum(bound, by_order + self.margins.order)
@@ -107,6 +107,14 @@ class Bounds:
             predicted, error = self._fit(delta, known)
             bound = np.minimum(bound, predicted + self.margins.prediction * error)
         return bound
+
+    def gain(self, delta: NDArray[np.float64]) -> float:
+        """What no replacement gains: the margin, or twice the most that was seen, if that is more.
+
+        Once one gains more than the margin, the assumption behind it is wrong.
+        """
+        most = float(max(delta[self._known(delta)], default=0.0))
+        return self.margins.gain if most <= self.margins.gain else 2 * most
 
     def predict(self, delta: NDArray[np.float64]) -> NDArray[np.float64]:
         """The likely Δ of each entry, never above its bound."""

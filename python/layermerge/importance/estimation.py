@@ -167,6 +167,10 @@ class Evaluations:
         return ScoreKey(*self._key, candidate, self.estimator)
 
 
+ENOUGH_FAILURES = 4
+"""Candidates that may fail alike before a search gives up."""
+
+
 @contextmanager
 def evaluating(
     model: nn.Module,
@@ -181,6 +185,13 @@ def evaluating(
     job = Job(model, network, estimator, seed, torch.get_num_threads())
     with executor.open(job) as (run, slots):
         yield Evaluations(job, study, run, slots)
+
+
+def check_not_all_alike(scores: Mapping[str, Score]) -> None:
+    """Give up when the first few candidates have failed for one and the same reason."""
+    failures = {score.failure for score in scores.values()}
+    if len(scores) >= ENOUGH_FAILURES and len(failures) == 1 and None not in failures:
+        check_some(scores)
 
 
 def check_some(scores: Mapping[str, Score]) -> None:

@@ -65,6 +65,10 @@ class Round:
         what no plan exceeds if the bounds hold.
     rows : tuple of tuple of int
         For each budget, the best known plan; empty if there is none.
+    surprises : int
+        Evaluated entries that gained more than `Margins.gain`.
+    gain : float
+        The bound on gains now.
     """
 
     number: int
@@ -74,6 +78,8 @@ class Round:
     value: tuple[float, ...]
     bound: tuple[float, ...]
     rows: tuple[tuple[int, ...], ...]
+    surprises: int = 0
+    gain: float = 0.0
 
     @property
     def is_last(self) -> bool:
@@ -83,9 +89,18 @@ class Round:
     @property
     def certificate(self) -> str:
         """What is proven, in words."""
-        return (
+        if self.evaluated == self.total:
+            return f"optimal: all {self.total} entries evaluated"
+        text = (
             "optimal for the full table if no unknown entry exceeds its bound; "
             f"{self.evaluated} of {self.total} entries evaluated"
+        )
+        if not self.surprises:
+            return text
+        return (
+            f"{text}, {self.surprises} of which gained more than the bound first assumed, so that "
+            f"it was raised to {self.gain:.3g}: train the original network longer, or raise the "
+            "gain margin"
         )
 
 
@@ -164,6 +179,8 @@ def search(
             tuple(plan.value for plan in plans),
             tuple(plan.bound for plan in plans),
             tuple(plan.rows for plan in plans),
+            int((delta[choices.bounds.num_removed > 0] > choices.bounds.margins.gain).sum()),
+            choices.bounds.gain(delta),
         )
         on_round(state)
         if state.is_last:

@@ -17,6 +17,7 @@ from layermerge.errors import InfeasibleError
 from layermerge.importance.bounds import ASSUMED, Bounds, Margins
 from layermerge.importance.estimation import (
     Evaluations,
+    check_not_all_alike,
     check_some,
     collect,
     estimator_of,
@@ -264,6 +265,7 @@ class PlanSearch:
                 on_round=lambda state: self._announce(self._status(state, budgets_ns)),
             )
         except InfeasibleError as error:
+            check_some(self._known)
             raise explained(error, self.profile, min(budgets_ns)) from None
         return last
 
@@ -279,6 +281,7 @@ class PlanSearch:
     def _evaluate_rows(self, rows: Sequence[int]) -> Mapping[int, float]:
         chosen = {row: self.candidates[row] for row in rows}
         self._known.update(self._evaluate(list(chosen.values())))
+        check_not_all_alike(self._known)
         return {row: self._delta(each) for row, each in chosen.items()}
 
     def _status(self, state: Round, budgets_ns: Sequence[int]) -> Status:

@@ -18,6 +18,7 @@ from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError
 from layermerge.latency.environment import Environment
 from layermerge.latency.profile import LatencyProfile
+from layermerge.network import Network
 from layermerge.planning import tabulate_latency
 from layermerge.store import Measurement
 from layermerge.table_files import read_latency, write_latency
@@ -89,9 +90,14 @@ def read_origin(path: str | Path) -> Origin | None:
 
 
 def check_origin(
-    path: str | Path, origin: Origin | None, here: Environment, *, allow_foreign: bool
+    path: str | Path,
+    origin: Origin | None,
+    here: Environment,
+    network: Network,
+    *,
+    allow_foreign: bool,
 ) -> None:
-    """Refuse a table that was measured elsewhere, unless that is allowed.
+    """Refuse a table of another network, or from elsewhere, unless that is allowed.
 
     Raises
     ------
@@ -102,12 +108,17 @@ def check_origin(
         what = f"it does not say where it was measured: there is no {origin_path(path).name}"
     elif difference := origin.environment.difference(here):
         what = f"it was measured elsewhere than here: {difference}"
+    elif origin.network != network.fingerprint:
+        what = (
+            "it is of another network, input shape or choice of what may be removed (fingerprint "
+            f"{origin.network} instead of {network.fingerprint})"
+        )
     else:
         return
     if not allow_foreign:
         raise InputError(
-            f"{path} is a foreign table, {what}. Plans made by it keep their budgets on the device "
-            "that it is of: if that is what you want, give --allow-foreign-table"
+            f"{path} is a foreign table, {what}. Plans made by it keep their budgets where, and "
+            "for what, it was measured: if that is what you want, give --allow-foreign-table"
         )
     _log.warning("%s is a foreign table, %s", path, what)
 

@@ -135,17 +135,18 @@ def import_table(
     inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
     example = _check_inputs(network, inputs)
     found = {subject_of(s): m for s, m in signature_latencies(path, space).items()}
+    count = len(found)
     origin = read_origin(path)
     with inference(options.threads), opened(study) as store:
         bench = Bench(options, example, len(example), store)
-        check_origin(path, origin, bench.environment, allow_foreign=allow_foreign)
+        check_origin(path, origin, bench.environment, network, allow_foreign=allow_foreign)
         if origin is not None and origin.network == network.fingerprint:
             barriers = _barriers(bench, captured, network, inputs)
             found |= {barriers[name].subject: m for name, m in origin.barriers.items()}
             if origin.end_to_end is not None:
                 found[subject_of_network(network)] = origin.end_to_end
         store.add_measurements(bench.environment.fingerprint, found)
-    return len(found)
+    return count
 
 
 def measure_modules(
