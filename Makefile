@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(wildcard src/* csrc/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test bench lint types cpp-test fuzz wheel clean
+.PHONY: demo test docs bench lint types cpp-test fuzz wheel clean
 
 demo: $(VENV)/.demo  ## compress a network trained on real data, and show the evidence
 	$(BIN)/layermerge demo $(ARGS)
 
 test: $(VENV)/.test  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+docs: $(VENV)/.docs  ## build the site into build/site, warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 bench: $(VENV)/.dev  ## run the benchmarks
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/bench
