@@ -37,7 +37,7 @@ from layermerge.verification import verification
 
 MAX_PARAMETERS = 100_000_000
 NUM_PLANS = 3
-MAX_WEIGHTS = 1 << 21
+MAX_WEIGHTS = 1 << 19
 """Of the convolutions in the plans, for a try to take seconds: composing kernels of 10^8 weights is
 the same arithmetic, longer."""
 SIZES = (64, 96, 128, 224, 256, 299, 384)
@@ -71,9 +71,8 @@ class Row:
 def image_models() -> Iterator[tuple[str, str]]:
     """Library and name of every model that makes something of one image, families in turn."""
     names = [n for n in torchvision.models.list_models() if not n.startswith(("raft", "quantized"))]
-    families = [[("torchvision", name)] for name in names]
-    for module in timm.list_modules():
-        families.append([("timm", name) for name in timm.list_models(module=module)])
+    families = [[("timm", n) for n in timm.list_models(module=m)] for m in timm.list_modules()]
+    families += [[("torchvision", name)] for name in names]
     for turn in range(max(map(len, families))):
         for family in families:
             yield from family[turn : turn + 1]

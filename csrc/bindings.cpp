@@ -16,6 +16,7 @@
 #include "latency_table.hpp"
 #include "problem.hpp"
 #include "text.hpp"
+#include "vector_instructions.hpp"
 
 namespace py = pybind11;
 using namespace layermerge;
@@ -186,6 +187,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.doc() = "The C++ core: arrays in, arrays out. Use it through layermerge.solver.";
     py::register_local_exception_translator(translate);
     bind_tables(m);
+    m.def("vector_instructions", &vector_instructions,
+          "What the inner loops run on, on this machine: 'avx512f', 'avx2' or 'baseline'.");
 
     py::class_<Problem>(m, "Problem",
                         "Validated arcs of a directed acyclic graph on positions 0..last_position.")

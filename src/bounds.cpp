@@ -43,14 +43,14 @@ LAYERMERGE_DISPATCH void longest_prefixes(const Options& options, const Lanes& m
             for (std::size_t o = options.first[p]; o < options.first[p + 1]; ++o) {
                 const Lanes ns = double(latency_ns[o]) - Lanes{};
                 const Lanes with = value[o] - lambda * ns;
-                score_ns = with > score ? ns : score_ns;
-                score = with > score ? with : score;
+                assign_where(with > score, ns, score_ns);
+                assign_where(with > score, with, score);
             }
             const LaneLabel& from = labels[std::size_t(options.tail[p])];
             score += from.score;
             score_ns += from.latency_ns;
-            most_ns = score > most ? score_ns : most_ns;
-            most = score > most ? score : most;
+            assign_where(score > most, score_ns, most_ns);
+            assign_where(score > most, score, most);
         }
         labels[j] = {most, most_ns};
         interrupt.work(2 * (options.first[pairs_end] - options.first[options.first_pair[j]]));
@@ -71,14 +71,14 @@ LAYERMERGE_DISPATCH void longest_suffixes(const Options& options, const Lanes& m
             for (std::size_t o = options.first[p]; o < options.first[p + 1]; ++o) {
                 const Lanes ns = double(latency_ns[o]) - Lanes{};
                 const Lanes with = value[o] - lambda * ns;
-                score_ns = with > score ? ns : score_ns;
-                score = with > score ? with : score;
+                assign_where(with > score, ns, score_ns);
+                assign_where(with > score, with, score);
             }
             score += onwards.score;
             score_ns += onwards.latency_ns;
             LaneLabel& to = labels[std::size_t(options.tail[p])];
-            to.latency_ns = score > to.score ? score_ns : to.latency_ns;
-            to.score = score > to.score ? score : to.score;
+            assign_where(score > to.score, score_ns, to.latency_ns);
+            assign_where(score > to.score, score, to.score);
         }
         interrupt.work(2 * (options.first[pairs_end] - options.first[options.first_pair[j]]));
     }
@@ -249,7 +249,7 @@ LAYERMERGE_DISPATCH void surviving_pairs(const Bounds& bounds, double target,
             Lanes score = no_score;
             for (std::size_t o = options.first[p]; o < options.first[p + 1]; ++o) {
                 const Lanes with = options.value[o] - lambda * double(options.latency_ns[o]);
-                score = with > score ? with : score;
+                assign_where(with > score, with, score);
             }
             const Lanes around = onwards + bounds.prefixes()[std::size_t(i)].score;
             if (least(score + around) >= target) pairs.push_back({p, i, j, around});

@@ -8,6 +8,8 @@
 namespace layermerge {
 namespace {
 
+#if defined(LAYERMERGE_VECTORS)
+
 // As many doubles as fill a register.
 typedef double Two __attribute__((vector_size(16)));
 typedef double Four __attribute__((vector_size(32)));
@@ -58,6 +60,26 @@ void fill(double* best, const double* cells, std::span<const MaxPlusTerm> terms,
           std::size_t end) {
     fill_blocks<Two, 8>(best, cells, terms, begin, end);
 }
+
+#else
+
+void fill(double* best, const double* cells, std::span<const MaxPlusTerm> terms, std::size_t begin,
+          std::size_t end) {
+    for (std::size_t t = begin; t < end; t += max_plus_block) {
+        double most[max_plus_block];
+        for (double& cell : most) cell = -std::numeric_limits<double>::infinity();
+        for (const MaxPlusTerm& term : terms) {
+            const double* const from = cells + term.offset + std::ptrdiff_t(t);
+            for (std::size_t w = 0; w < max_plus_block; ++w) {
+                const double sum = from[w] + term.value;
+                most[w] = sum > most[w] ? sum : most[w];
+            }
+        }
+        std::memcpy(best + t, most, sizeof(most));
+    }
+}
+
+#endif
 
 }  // namespace
 

@@ -3,6 +3,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "decimal.hpp"
+
 namespace layermerge {
 namespace {
 
@@ -57,11 +59,10 @@ class Reader {
         return is_true || skip('0') || skip_word("false");
     }
     bool number(std::vector<double>& into) {
-        double value = 0;
-        const auto [stop, error] = std::from_chars(at_, end_, value);
-        at_ = stop;
-        into.push_back(value);
-        return error == std::errc{} && std::isfinite(value);
+        const ReadNumber read = read_number(at_, end_);
+        at_ = read.end;
+        into.push_back(read.value);
+        return read.is_number && std::isfinite(read.value);
     }
     bool milliseconds(std::vector<std::int64_t>& into) {
         std::uint64_t digits = 0;

@@ -181,3 +181,10 @@ def test_a_dry_run_counts_and_does_nothing(file, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert [line[0] for line in printed.splitlines()] == ["1", "2", "3", "4", "5"]
     assert f"{len(space.signatures)} distinct convolutions" in printed
+
+
+def test_quiet_announces_nothing(file, out, caplog):
+    assert compress(file, out, "--speedup=1.05", "--quiet") == 0
+    assert not caplog.records
+    assert compress(file, out, "--speedup=1.05") == 0
+    assert "trace:" in caplog.text

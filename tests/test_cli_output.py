@@ -91,3 +91,22 @@ def test_a_bin_of_no_width_is_refused_by_its_option(capsys):
     message = capsys.readouterr().err
     assert "--bin-ms: must be at least 0.000001 milliseconds" in message
     assert "bin_ns" not in message
+
+
+def streams(*words):
+    found = subprocess.run(
+        [sys.executable, "-m", "layermerge", *words], capture_output=True, text=True, check=False
+    )
+    return found.returncode, found.stdout, found.stderr
+
+
+def test_verbose_says_where_an_error_is_from():
+    status, _, said = streams("solve", "--latency=none.csv", "--importance=none.csv", "--speedup=2")
+    assert (status, said.count("\n")) == (2, 1)
+    status, _, said = streams(
+        "solve", "--latency=none.csv", "--importance=none.csv", "--speedup=2", "--verbose"
+    )
+    assert status == 2
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("layermerge solve: error: ")
+    assert streams("solve", "--quiet", "--verbose")[0] == 2

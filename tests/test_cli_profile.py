@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -62,9 +63,13 @@ def test_a_study_is_continued(model, capsys, tmp_path):
 
 def test_a_table_travels(model, capsys, tmp_path):
     table, study = str(tmp_path / "T.csv"), f"--study={tmp_path / 'run.db'}"
-    assert main(["table", "export", model, table, study, *ANALYTIC]) == 0
+    capsys.readouterr()
+    assert main(["table", "export", model, table, study, *ANALYTIC, "--json"]) == 0
+    with Path(table).open() as file:
+        assert json.loads(capsys.readouterr().out)["count"] == len(list(csv.DictReader(file)))
     other = f"--study={tmp_path / 'other.db'}"
-    assert main(["table", "import", model, table, other, *ANALYTIC]) == 0
+    assert main(["table", "import", model, table, other, *ANALYTIC, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] > 0
     foreign = (*ANALYTIC[:-1], "--input=2x3x16x16")
     assert main(["table", "import", model, table, other, *foreign]) == 2
     assert "batch 1 against 2" in capsys.readouterr().err

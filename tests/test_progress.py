@@ -37,3 +37,9 @@ def test_an_error_inside_the_block_passes_through(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with pytest.raises(KeyError), progress_bar("Measuring", 4):
         raise KeyError("lost")
+
+
+@pytest.mark.parametrize(("level", "is_shown"), [("WARNING", False), ("INFO", True)])
+def test_a_quiet_package_shows_no_bar(monkeypatch, caplog, level, is_shown):
+    caplog.set_level(level, "layermerge")
+    assert bool(show_on(monkeypatch, Terminal())) == is_shown

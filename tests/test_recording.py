@@ -170,7 +170,7 @@ def test_buffers_that_count_calls_are_left_as_they_were():
     assert reasons(captured)["count"].startswith("count.calls is changed in place at test_rec")
 
 
-def test_a_call_on_a_childs_parameters_is_a_call_of_the_child():
+def test_a_call_on_the_parameters_of_a_child_is_a_call_of_the_child():
     captured = captured_from(
         model_with(lambda m, x: F.conv2d(x, m.other.weight, m.other.bias), other=nn.Conv2d(4, 6, 1))
     )

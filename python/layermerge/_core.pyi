@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['LatencyTable', 'Problem', 'Solution', 'frontier', 'kernel_sizes', 'parse_table', 'solve_binned', 'solve_exact']
+__all__: list[str] = ['LatencyTable', 'Problem', 'Solution', 'frontier', 'kernel_sizes', 'parse_table', 'solve_binned', 'solve_exact', 'vector_instructions']
 class Problem:
     """
     Validated arcs of a directed acyclic graph on positions 0..last_position.
@@ -100,4 +100,8 @@ def solve_binned(problem: Problem, budget_ns: typing.SupportsInt | typing.Suppor
 def solve_exact(problem: Problem, budgets_ns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], *, gap: typing.SupportsFloat | typing.SupportsIndex = 0.0, memory_limit_bytes: typing.SupportsInt | typing.SupportsIndex = 2147483648) -> list[Solution]:
     """
     Return the best path of each budget, proven.
+    """
+def vector_instructions() -> str:
+    """
+    What the inner loops run on, on this machine: 'avx512f', 'avx2' or 'baseline'.
     """

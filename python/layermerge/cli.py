@@ -11,14 +11,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
 import layermerge
 from layermerge.commands import (
+    completion,
     compress,
     config,
     demo,
+    doctor,
     frontier,
     importance,
     inspect,
@@ -26,6 +29,7 @@ from layermerge.commands import (
     solve,
     table,
 )
+from layermerge.commands.options import add_verbosity, set_verbosity
 from layermerge.config import FLAG, with_config
 from layermerge.errors import InfeasibleError, InputError, LayerMergeError
 
@@ -39,6 +43,8 @@ COMMANDS: dict[str, ModuleType] = {
     "solve": solve,
     "frontier": frontier,
     "config": config,
+    "doctor": doctor,
+    "completion": completion,
 }
 
 DONE, FAILED, BAD_INPUT, INFEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -53,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"layermerge: error: {error}", file=sys.stderr)
         return BAD_INPUT
     arguments = parser.parse_args(words)
-    arguments.parsers = commands
+    arguments.parser, arguments.parsers = parser, commands
     try:
         status = _run(arguments)
         sys.stdout.flush()
@@ -68,9 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    set_verbosity(arguments)
     try:
         status: int = COMMANDS[arguments.command].run(arguments)
     except LayerMergeError as error:
+        if arguments.verbose:
+            traceback.print_exc()
         print(f"layermerge {arguments.command}: error: {error}", file=sys.stderr)
         return _exit_status(error)
     except KeyboardInterrupt:
@@ -92,10 +101,21 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     for name, command in COMMANDS.items():
         own = subparsers.add_parser(name, help=command.SUMMARY, description=command.SUMMARY)
         command.add_arguments(own)
-        if command is not config:
+        leaves = _actions_of(own)
+        if leaves == [own]:
             own.add_argument(FLAG, metavar="FILE.toml", help="take options from a config file")
+        for leaf in leaves:
+            add_verbosity(leaf)
         commands[name] = own
     return parser, commands
+
+
+def _actions_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The parsers of a command's actions, or its own if it has none."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return list(action.choices.values())
+    return [parser]
 
 
 def _version() -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 _log = logging.getLogger(__name__)
+_package_log = logging.getLogger("layermerge")
 
 
 @contextmanager
@@ -25,14 +26,16 @@ def progress_bar(
     total : float
         Amount of work.
     enabled : bool
-        False hides the bar even on a terminal.
+        False hides the bar even on a terminal. So does a package logger that was set to warnings
+        and worse.
 
     Yields
     ------
     callable
         ``show(completed)``: how much of `total` is done.
     """
-    if not enabled or not sys.stderr.isatty():
+    is_quiet = _package_log.level >= logging.WARNING
+    if not enabled or is_quiet or not sys.stderr.isatty():
         yield lambda completed: None
         return
     from rich.console import Console

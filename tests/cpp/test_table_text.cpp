@@ -1,5 +1,10 @@
+#include <random>
+#include <string>
+
 #include "check.hpp"
+#include "decimal.hpp"
 #include "table_text.hpp"
+#include "text.hpp"
 
 using namespace layermerge;
 
@@ -42,6 +47,36 @@ TEST(what_is_not_plain_is_left_to_others) {
     CHECK(!parsed("1234567890", {Field::whole}));
     CHECK(!parsed("yes", {Field::truth}));
     CHECK(!parsed("3x", {Field::pair}));
+}
+
+TEST(numbers_read_by_streams_are_those_of_from_chars) {
+    std::mt19937_64 random(0);
+    const std::string_view alphabet = "0123456789.-+eE ,x";
+    int numbers = 0;
+    for (int trial = 0; trial < 20'000; ++trial) {
+        std::string number;
+        if (trial % 2 == 0) {
+            number = text(random() % 10, ".", random(), "e", int(random() % 600) - 300);
+        } else {
+            for (std::size_t k = 0, length = random() % 8; k < length; ++k)
+                number += alphabet[random() % alphabet.size()];
+        }
+        const char *const begin = number.data(), *const end = begin + number.size();
+        const ReadNumber quick = read_number(begin, end);
+        const ReadNumber slow = read_number_by_stream(begin, end);
+        CHECK(quick.is_number == slow.is_number);
+        if (!quick.is_number) continue;
+        ++numbers;
+        CHECK(quick.value == slow.value);
+        CHECK(quick.end == slow.end);
+    }
+    CHECK(numbers > 10'000);
+}
+
+TEST(numbers_out_of_range_are_none) {
+    const std::string_view huge = "1e999";
+    CHECK(!read_number(huge.data(), huge.data() + huge.size()).is_number);
+    CHECK(!read_number_by_stream(huge.data(), huge.data() + huge.size()).is_number);
 }
 
 int main() {

@@ -271,7 +271,28 @@ def percentage(text: str) -> float:
     return positive(text[:-1]) / 100
 
 
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """Add how much is said on standard error."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--quiet", action="store_true", help="no progress on standard error, only errors"
+    )
+    group.add_argument(
+        "--verbose", action="store_true", help="say more, and where in the code an error comes from"
+    )
+
+
+def set_verbosity(arguments: argparse.Namespace) -> None:
+    """Let the package log as much as the user asked for."""
+    level = logging.NOTSET
+    if arguments.quiet or arguments.verbose:
+        level = logging.WARNING if arguments.quiet else logging.DEBUG
+        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("layermerge").setLevel(level)
+
+
 def announce_stages() -> None:
-    """Show what the stages log, on standard error."""
+    """Show what the stages log, on standard error, unless something else was asked for."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("layermerge").setLevel(logging.INFO)
+    if logging.getLogger("layermerge").level == logging.NOTSET:
+        logging.getLogger("layermerge").setLevel(logging.INFO)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING
 
 from layermerge.commands.options import add_latency, add_model, add_space, latency_options
@@ -27,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--study", required=True, metavar="FILE.db")
         add_latency(action)
         add_space(action)
+        action.add_argument(
+            "--json", action="store_true", help="print one JSON object, nothing else"
+        )
     bring.add_argument(
         "--allow-foreign-table",
         action="store_true",
@@ -38,21 +42,29 @@ def run(arguments: argparse.Namespace) -> int:
     """Export or import."""
     subject, options = load_subject(arguments), latency_options(arguments)
     done = _export if arguments.action == "export" else _import
-    print(done(arguments, subject, options))
+    count, text = done(arguments, subject, options)
+    if arguments.json:
+        found = {"table": arguments.table, "study": arguments.study, "count": count}
+        text = json.dumps(found)
+    print(text)
     return 0
 
 
-def _export(arguments: argparse.Namespace, subject: Subject, options: LatencyOptions) -> str:
+def _export(
+    arguments: argparse.Namespace, subject: Subject, options: LatencyOptions
+) -> tuple[int, str]:
     from layermerge.latency.exchange import origin_path, write_profile
 
     profile = subject.profile(options, arguments.study)
     count = write_profile(profile, arguments.table)
-    return (
+    return count, (
         f"{count} entries in {arguments.table}; where they are from: {origin_path(arguments.table)}"
     )
 
 
-def _import(arguments: argparse.Namespace, subject: Subject, options: LatencyOptions) -> str:
+def _import(
+    arguments: argparse.Namespace, subject: Subject, options: LatencyOptions
+) -> tuple[int, str]:
     from layermerge.latency.measuring import import_table
 
     count = import_table(
@@ -65,4 +77,4 @@ def _import(arguments: argparse.Namespace, subject: Subject, options: LatencyOpt
         options=options,
         allow_foreign=arguments.allow_foreign_table,
     )
-    return f"{count} latencies of {arguments.table} are in {arguments.study}"
+    return count, f"{count} latencies of {arguments.table} are in {arguments.study}"

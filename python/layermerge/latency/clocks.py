@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Protocol
 import torch
 
 from layermerge.latency.rotation import Call
+from layermerge.processor import cpu_name
 
 
 class Timer(Protocol):
@@ -121,7 +121,7 @@ def processor_name(device: torch.device) -> str:
     """The device and the name of its processor."""
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
-    return f"cpu {_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"cpu {cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def driver_version(device: torch.device) -> str:
@@ -141,13 +141,3 @@ def _matrix_product(device: torch.device) -> Call:
 
 def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
-def _cpu_name() -> str:
-    """The model name that Linux gives; elsewhere what Python knows."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
