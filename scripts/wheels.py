@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,12 +97,14 @@ def build_all(interpreters: dict[str, str], scratch: Path) -> None:
     """Build the sdist and a wheel for each interpreter into `DIST`, and check them."""
     shutil.rmtree(DIST, ignore_errors=True)
     sdist = build_sdist(scratch)
+    shutil.unpack_archive(sdist, scratch)
+    source = scratch / sdist.name.removesuffix(".tar.gz")
     for number, (version, interpreter) in enumerate(interpreters.items()):
         wheel = build_wheel(sdist, interpreter, scratch / version / "first")
         if number == 0:
             assert_same_bytes(wheel, build_wheel(sdist, interpreter, scratch / version / "second"))
         kept = Path(shutil.copy(wheel, DIST))
-        check_wheel(kept, interpreter, scratch / version)
+        check_wheel(kept, interpreter, scratch / version, source)
     print("\n".join(["", "built and checked:", *sorted(path.name for path in DIST.iterdir())]))
 
 
@@ -110,7 +113,7 @@ def check_all(folder: Path, interpreters: dict[str, str], scratch: Path) -> None
     checked = 0
     for version, interpreter in interpreters.items():
         for wheel in folder.glob(f"*-cp{version.replace('.', '')}-*.whl"):
-            check_wheel(wheel.resolve(), interpreter, scratch / version)
+            check_wheel(wheel.resolve(), interpreter, scratch / version, ROOT)
             checked += 1
     if not checked:
         sys.exit(f"no wheel in {folder} for any of these interpreters")
@@ -199,8 +202,8 @@ def check_size(wheel: Path) -> None:
         sys.exit(f"a wheel must be smaller than {MAX_WHEEL_BYTES} bytes")
 
 
-def check_wheel(wheel: Path, interpreter: str, folder: Path) -> None:
-    """Install without a compiler into an empty environment; run there what needs no torch."""
+def check_wheel(wheel: Path, interpreter: str, folder: Path, source: Path) -> None:
+    """Install without a compiler into an empty environment; run the source's torch-free tests."""
     check_size(wheel)
     environment = folder / "environment"
     run(interpreter, "-m", "venv", environment)
@@ -214,8 +217,8 @@ def check_wheel(wheel: Path, interpreter: str, folder: Path) -> None:
     run(*pip, "--only-binary=:all:", *TEST_REQUIREMENTS, environment=variables)
     assert_fails(python, "-c", "import torch", environment=variables)
     tests = folder / "elsewhere"
-    shutil.copytree(ROOT / "tests", tests / "tests")
-    shutil.copy(ROOT / "pyproject.toml", tests)
+    shutil.copytree(source / "tests", tests / "tests")
+    shutil.copy(source / "pyproject.toml", tests)
     where = run(
         *(python, "-c", "from layermerge import _core as c; print(c.vector_instructions(), c)"),
         environment=variables,
@@ -276,6 +279,7 @@ def _completed(
     )
 
 
+@cache
 def _source_date_epoch() -> str:
     """Return the time of the last commit; outside a repository, that of the earliest zip file."""
     found = subprocess.run(

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from layermerge.results import Figures, Result, Step
+from layermerge.search_results import FrontierPoint, SearchResult, SegmentFinding
 
 
 def make_step(start, latencies_ns, kept, after_ns, width=16):
@@ -40,6 +41,64 @@ STEPS = (
 )
 
 
+def _kind(number, *, is_chosen):
+    if is_chosen:
+        return "num_scored"
+    if number % 11 == 5:
+        return "num_failed"
+    if number % 7 == 3:
+        return "num_unprofitable"
+    return "num_scored" if number % 3 else "num_unevaluated"
+
+
+def _segment(place, kind, is_chosen, severity):
+    start, end = place
+    finding = SegmentFinding(start, end, 1, is_chosen=is_chosen, **{kind: 1})
+    if kind != "num_scored":
+        return finding
+    length = end - start
+    delta = 0.004 - 0.01 * length * severity
+    return replace(
+        finding,
+        kernel_size=(3, 3),
+        kept=(end,),
+        latency_ns=100_000 * length,
+        replaced_ns=150_000 * length,
+        delta=delta,
+        importance=math.exp(delta),
+    )
+
+
+def make_search(num_layers, chosen, budget_ns, *, num_points=12, longest=5):
+    """A search of segments up to `longest` layers, of which `chosen` are in the plan.
+
+    One in three is not evaluated, one in eleven failed, one in seven is no faster.
+    """
+    places = [
+        (start, end)
+        for start in range(num_layers)
+        for end in range(start + 1, min(start + longest, num_layers) + 1)
+    ]
+    segments = [
+        _segment(place, _kind(number, is_chosen=place in chosen), place in chosen, number % 5 + 1)
+        for number, place in enumerate(places)
+    ]
+    keys = [f"{start}-{end}:3x3:{end}" for start, end in sorted(chosen)]
+    middle = num_points // 2
+    points = tuple(
+        FrontierPoint(
+            latency_ns=round(budget_ns * (0.98 + 0.6 * (place - middle) / num_points)),
+            importance=num_layers - 0.5 / (place + 1),
+            score=0.94 - 0.1 / (place + 1),
+            layers=num_layers - len(keys),
+            segments=tuple(keys[: len(keys) * (num_points - place) // (num_points - middle)]),
+            is_chosen=place == middle,
+        )
+        for place in range(num_points)
+    )
+    return SearchResult("exp_delta", 0.94, points, tuple(segments))
+
+
 def make_result(steps=STEPS, *, measured_ns=None, **changes):
     """The base is measured as calibrated; the compressed network as `measured_ns` says."""
     calibration = 1.083
@@ -48,14 +107,21 @@ def make_result(steps=STEPS, *, measured_ns=None, **changes):
         for name in ("before_ns", "after_ns")
     )
     num_layers = sum(len(step.names) for step in steps if not step.is_barrier)
-    num_left = sum(not step.is_barrier for step in steps)
+    num_left = sum(bool(step.kept) for step in steps if not step.is_barrier)
     result = Result(
         name="digits_net",
         score_name="accuracy",
         environment="cpu Sample Processor, torch-eager 2.4, float32, batch 16, 2 threads",
-        base=Figures(0.942, before, 0.008, before, num_layers, 78_042, 12_345_678),
+        base=Figures(0.942, before, 0.008, before, num_layers, 78_042, 12_345_678, 3.2),
         compressed=Figures(
-            0.9378, measured_ns or round(0.98 * after), 0.011, after, num_left, 91_310, 9_876_543
+            score=0.9378,
+            latency_ns=measured_ns or round(0.98 * after),
+            latency_spread=0.011,
+            predicted_ns=after,
+            layers=num_left,
+            parameters=91_310,
+            flops=9_876_543,
+            weight_range=7.9,
         ),
         budget_ns=before * 2 // 3,
         calibration=calibration,
@@ -73,6 +139,39 @@ def make_result(steps=STEPS, *, measured_ns=None, **changes):
     return replace(result, **changes)
 
 
+def with_search(result, **options):
+    """The result with an invented search for its plan."""
+    segments = [step for step in result.steps if not step.is_barrier]
+    chosen = {(s.start, s.end) for s in segments if len(s.names) > 1 or not s.kept}
+    search = make_search(segments[-1].end, chosen, result.budget_ns, **options)
+    return replace(result, search=search)
+
+
+def dropped_and_gated():
+    """A dropped segment, a removed gate, and a fixed norm."""
+    merged = make_step(1, (420_000, 380_000), (0, 1), 450_000)
+    gated = replace(
+        merged,
+        names=(merged.names[0], "layers.1.gate", merged.names[1]),
+        before_ns=merged.before_ns + 90_000,
+        name_descriptions=(merged.name_descriptions[0], "gate", merged.name_descriptions[1]),
+        name_ns=(420_000, 90_000, 380_000),
+    )
+    dropped = replace(
+        make_step(3, (260_000, 240_000), (), 12_000), description="no convolution, 16 -> 16, relu"
+    )
+    single = replace(make_step(5, (150_000,), (), 0), description="no convolution, 16 -> 16")
+    first, norm = make_step(0, (310_000,), (0,), 310_000), make_barrier(3, "norm", 20_000)
+    last = make_step(6, (205_000,), (0,), 205_000)
+    steps = (first, gated, norm, dropped, single, last, make_barrier(7, "head", 30_000))
+    result = make_result(steps)
+    return with_search(replace(result, compressed=replace(result.compressed, layers=3)), longest=3)
+
+
+def searched():
+    return with_search(make_result())
+
+
 def one_layer():
     return make_result((make_step(0, (310_000,), (0,), 310_000),))
 
@@ -82,7 +181,19 @@ def two_hundred_layers():
         make_step(start, (200_000 + 900 * start,) * 4, (0, 3), 500_000 + 1500 * start)
         for start in range(0, 200, 4)
     ]
-    return make_result((*steps, make_barrier(200, "head", 30_000)))
+    return with_search(make_result((*steps, make_barrier(200, "head", 30_000))), num_points=100)
+
+
+def mostly_unchanged():
+    """120 layers of which few merge."""
+    steps = [
+        make_step(start, (20_000 + 70 * start,), (0,), 20_000 + 70 * start)
+        if start % 30
+        else make_step(start, (40_000, 30_000), (0, 1), 45_000)
+        for start in range(120)
+        if start % 30 != 1
+    ]
+    return make_result((*steps, make_barrier(120, "head", 30_000)))
 
 
 def slower():
@@ -98,10 +209,20 @@ def not_by_accuracy():
     )
 
 
+def without_weight_range():
+    result = make_result()
+    figures = (replace(part, weight_range=None) for part in (result.base, result.compressed))
+    return replace(result, **dict(zip(("base", "compressed"), figures, strict=True)))
+
+
 SAMPLES = {
     "sample": make_result,
+    "searched": searched,
+    "dropped and gated": dropped_and_gated,
+    "mostly unchanged": mostly_unchanged,
     "one layer": one_layer,
     "200 layers": two_hundred_layers,
     "slower": slower,
     "not by accuracy": not_by_accuracy,
+    "without weight range": without_weight_range,
 }

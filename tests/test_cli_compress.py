@@ -7,10 +7,14 @@ import pytest
 from layermerge.cli import main
 from layermerge.exporting import load
 from layermerge.finetuning import score_classification
+from layermerge.merging import merge
 from layermerge.models import call_by_name
+from layermerge.plan import load_plan, original_plan
 from layermerge.results import load_result
+from layermerge.rewriting import rewrite
 from layermerge.search_space import SearchSpace
 from layermerge.tracing import trace
+from layermerge.weight_ranges import weight_range
 from networks import striped_images, tiny_classifier
 
 FILE = """
@@ -30,6 +34,13 @@ def empty():
 def number():
     return 7
 """
+
+
+def original(model):
+    """A model and the plan that leaves it as it is."""
+    return model, original_plan(trace(model, striped_images(1)[0]))
+
+
 QUICK = ("--probe-steps=2", "--epochs=2", "--threads=1", "--max-seconds=1")
 
 
@@ -82,6 +93,8 @@ def test_json_is_the_result_that_is_saved(capsys, file, out):
     assert result.budget_ns == found["budget_ns"]
     assert result.speedup == found["speedup"]
     assert "batch 1, 1 thread" in result.environment
+    assert result.base.weight_range == weight_range(merge(rewrite(*original(tiny_classifier()))))
+    assert result.compressed.weight_range == weight_range(load(out, tiny_classifier()))
     assert result.provenance["budget"] == "95% of the original latency"
 
 
@@ -91,6 +104,14 @@ def test_the_saved_network_scores_what_was_reported(capsys, file, out):
     test = call_by_name(f"{file}:stripes").test
     assert score_classification(merged, test) == found["compressed"]["score"]
     assert score_classification(tiny_classifier(), test) == found["base"]["score"]
+
+
+def test_the_plan_names_the_model_wherever_it_is_read_from(capsys, file, out, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    data = f"--data={file}:stripes"
+    assert main(["compress", f"{file.name}:make", data, f"--out={out}", *QUICK, "--speedup=1"]) == 0
+    capsys.readouterr()
+    assert load_plan(out / "plan.json").provenance["model"] == f"{file}:make"
 
 
 def test_without_json_the_tables_and_the_folder_are_printed(capsys, file, out):

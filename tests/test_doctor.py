@@ -145,6 +145,36 @@ def test_advice_names_what_is_wrong_and_what_to_do():
     assert onnx.startswith("onnx 1.16 is broken: pip install --force-reinstall onnx")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs an executable script")
+@pytest.mark.parametrize(
+    ("script", "version"),
+    [
+        ("echo banner; echo 'release 12.4, V12.4.99'", "release 12.4, V12.4.99"),
+        ("echo 'Compiler Version 19.39' >&2; exit 2", "Compiler Version 19.39"),
+        ("exit 0", "does not run"),
+    ],
+)
+def test_compilers_say_what_they_are(tmp_path, monkeypatch, script, version):
+    compiler = tmp_path / "nvcc"
+    compiler.write_text(f"#!/bin/sh\n{script}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor._compilers() == [{"name": "nvcc", "path": str(compiler), "version": version}]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs an executable script")
+@pytest.mark.parametrize(
+    ("script", "gpus"),
+    [("echo 'NVIDIA H100, 570.1'; echo", ["NVIDIA H100, 570.1"]), ("echo no driver; exit 9", [])],
+)
+def test_gpus_are_those_that_the_driver_lists(tmp_path, monkeypatch, script, gpus):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor._gpus([])["nvidia_smi"] == gpus
+
+
 def test_the_instructions_are_those_that_the_processor_has():
     information = Path("/proc/cpuinfo")
     if not information.exists():

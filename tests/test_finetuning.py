@@ -18,7 +18,7 @@ from layermerge.errors import InputError, TrainingError
 from layermerge.finetuning import FinetuneSettings, _loader, finetune, score_classification
 from layermerge.seeding import seeded
 from layermerge.training import Training, mixed
-from layermerge.weights import load_weights
+from layermerge.weights import load_state
 from networks import striped_images, tiny_classifier
 
 IMAGES, LABELS = striped_images(256)
@@ -331,7 +331,7 @@ def test_weights_of_another_network_are_named():
         f"run is of another network: it lacks {first}; has unexpected extra.weight; has {last}"
     )
     with pytest.raises(InputError, match=re.escape(message)):
-        load_weights(tiny_classifier(), weights, "run")
+        load_state(tiny_classifier(), weights, "run")
 
 
 def test_averaged_weights_are_those_of_the_formula():

@@ -188,3 +188,20 @@ def test_a_network_that_computes_nan_is_blamed_on_its_training():
         weight.fill_(torch.nan)
     with pytest.raises(TrainingError, match=rf"{name}.*learning rate.*finetune_fn"):
         merge(rewritten)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_subnormal_weights_become_zero_but_in_half_precision(dtype):
+    tiny = torch.finfo(dtype).tiny
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()).eval().to(dtype)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1.0, -tiny / 2, 2 * tiny, -1.0]).reshape(2, 2, 1, 1))
+        model[0].bias.copy_(torch.tensor([tiny / 2, -tiny]))
+    value = images(1, 2, 3, 3, dtype=dtype)
+    merged = merge(rewrite(model, original_plan(trace(model, value))))
+    conv = merged.get_submodule("0")
+    left = [*conv.weight.detach().flatten(), *conv.bias.detach()]
+    expected = [1.0, -tiny / 2, 2 * tiny, -1.0, tiny / 2, -tiny]
+    if dtype != torch.float16:
+        expected[1] = expected[4] = 0.0
+    assert [float(weight) for weight in left] == expected

@@ -195,10 +195,20 @@ def test_weights_that_would_run_code_are_refused(tmp_path):
     )
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_that_are_not_finite_are_refused(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    state = tiny_classifier().state_dict()
+    state["0.weight"].view(-1)[1] = torch.nan
+    (torch.save if suffix == ".pt" else safetensors.torch.save_file)(state, path)
+    message = message_of("networks:tiny_classifier", weights=path)
+    assert message.startswith(f"{path} has values in '0.weight' that are not finite")
+
+
 @pytest.mark.parametrize("name", ["none.pt", "none.safetensors"])
 def test_missing_weights_are_named(tmp_path, name):
     message = message_of("networks:tiny_classifier", weights=tmp_path / name)
-    assert message.startswith(f"{tmp_path / name} cannot be loaded")
+    assert message.startswith(f"{tmp_path / name} cannot be ")
     assert "No such file" in message
 
 

@@ -4,6 +4,7 @@ import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -11,13 +12,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from layermerge.report import print_result, render_html, write_html
+from layermerge.report.axis import Axis
 from layermerge.report.comparison import compare
+from layermerge.report.frontier import describe_key
+from layermerge.report.heat_map import Scale
+from layermerge.report.labels import text_box
 from layermerge.report.markup import element, shorten
-from layermerge.report.parts import Role, parts_of
-from layermerge.report.scatter import Axis
+from layermerge.report.parts import Role, outcome, parts_of, step_role
+from layermerge.search_results import SegmentFinding
 from sample_results import SAMPLES, make_barrier, make_result, make_step
 
-VOID = {"meta"}
+VOID = {"input", "meta"}
 HOSTILE = "<script>alert('x')</script>\"&[bold]"
 
 
@@ -112,14 +117,17 @@ def test_the_policy_of_the_page_forbids_everything_but_its_own_style():
         for attributes in Page(render_html(make_result())).all("meta")
         if attributes.get("http-equiv") == "Content-Security-Policy"
     )
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+    assert policy == (
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    )
 
 
 @every_sample
 def test_pictures_have_a_description_and_tables_have_headings(result):
     page = Page(render_html(result))
     pictures = [each for each in page.all("svg") if each.get("role") == "img"]
-    assert {each["class"] for each in pictures} == {"plot", "bars", "diagram"}
+    classes = {"plot", "bars", "diagram"} | ({"plot wide"} if result.search else set())
+    assert {each["class"] for each in pictures} == classes
     assert all(each["aria-label"] for each in pictures)
     assert all(each.get("scope") in ("row", "col") for each in page.all("th"))
     assert len(page.all("h1")) == 1
@@ -268,6 +276,115 @@ def test_layers_without_latencies_share_that_of_their_step_and_the_page_says_so(
     remark = "share its latency equally"
     assert remark in Page(render_html(make_result((step,)))).text
     assert remark not in Page(render_html(make_result())).text
+
+
+def test_a_dropped_segment_is_removed_and_not_merged():
+    step = make_step(0, (3, 2), (), 0)
+    assert step_role(step) is Role.REMOVED
+    assert [part.role for part in parts_of(step)] == [Role.REMOVED, Role.REMOVED]
+    assert outcome(step) == "2 layers removed"
+    result = SAMPLES["dropped and gated"]()
+    assert "1 layer removed" in Page(render_html(result)).text
+    assert "in one convolution, 2 removed" not in Page(render_html(result)).text
+    assert "- layers.1.gate" in printed(result)
+
+
+def test_the_diagram_of_a_long_network_folds_what_stays_as_it_is():
+    page = Page(render_html(SAMPLES["mostly unchanged"]()))
+    assert page.text.count("28 unchanged: layers.2.conv to layers.29.conv") == 2
+    (diagram,) = page.all("svg", "diagram")
+    assert float(diagram["viewbox"].split()[-1]) < 500
+    (tall,) = Page(render_html(SAMPLES["200 layers"]())).all("svg", "diagram")
+    assert float(tall["viewbox"].split()[-1]) < 200 * 25
+
+
+@every_sample
+def test_every_plan_of_the_frontier_can_be_picked_and_the_chosen_one_is(result):
+    page = Page(render_html(result))
+    picks = [each for each in page.all("input") if each["name"] == "frontier"]
+    points = result.search.frontier if result.search else ()
+    assert len(picks) == len(points) == len(page.all("circle", "dot"))
+    assert ["checked" in pick for pick in picks] == [point.is_chosen for point in points]
+    for point in points:
+        assert f"{point.latency_ns / 1e6:.3f} ms predicted" in page.text
+    # Their slices cover the plot and do not overlap.
+    slices = [re.fullmatch(r"margin-left:(.*)%;width:(.*)%", pick["style"]) for pick in picks]
+    edges = [(float(found[1]), float(found[1]) + float(found[2])) for found in slices]
+    for (_, right), (left, _) in pairwise(edges):
+        assert left == pytest.approx(right, abs=0.01)
+    if points:
+        assert page.text.count("The plan: ") == 1
+
+
+@every_sample
+def test_the_map_has_a_cell_for_every_segment_that_says_what_is_known(result):
+    page = Page(render_html(result))
+    cells = [each for each in page.all("input") if each["name"] == "segment"]
+    segments = result.search.segments if result.search else ()
+    assert len(cells) == len(segments)
+    for segment in segments:
+        assert f"Positions {segment.start}..{segment.end}, " in page.text
+    for kind, number in (
+        ("unevaluated", sum(bool(s.num_unevaluated and not s.num_scored) for s in segments)),
+        ("failed", sum(bool(s.num_failed and not s.num_scored) for s in segments)),
+        ("chosen", sum(s.is_chosen for s in segments)),
+    ):
+        assert sum(kind in cell["class"].split() for cell in cells) == number
+        assert len(page.all("i", kind)) == bool(number), "the legend has what occurs"
+
+
+def test_the_map_says_in_words_what_it_shows():
+    text = Page(render_html(SAMPLES["searched"]())).text
+    assert "45 segments can be replaced, in 45 ways: 26 scored, 11 not evaluated" in text
+    assert "Best for accuracy is to replace positions 4..5 (-0.60 points)" in text
+    assert "Positions 0..1, 1 layer: not evaluated." in text
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1))
+def test_every_change_has_a_class_of_the_scale(deltas):
+    segments = [
+        SegmentFinding(n, n + 1, 1, num_scored=1, delta=delta, importance=1.0)
+        for n, delta in enumerate(deltas)
+    ]
+    scale = Scale.of(segments)
+    classes = {name: (low, high) for name, low, high in scale.classes()}
+    for delta in deltas:
+        low, high = classes[scale.class_of(delta)]
+        assert low - abs(low) * 1e-9 - 1e-300 <= delta <= high + abs(high) * 1e-9
+    ends = [end for pair in classes.values() for end in pair]
+    assert ends == sorted(ends)
+
+
+@pytest.mark.parametrize(
+    ("key", "described"),
+    [
+        ("2-5:3x3:4,5", "2..5 -> 3x3"),
+        ("2-5:3x3:4,5+relu+norm_1", "2..5 -> 3x3"),
+        ("5-7:0x0:", "5..7 removed"),
+        ("something else", "something else"),
+    ],
+)
+def test_candidates_are_described_by_their_keys(key, described):
+    assert describe_key(key) == described
+
+
+@pytest.mark.parametrize("budget", [0.3, 0.5, 0.6, 0.66, 0.7, 0.9, 1.0, 1.2])
+@pytest.mark.parametrize("name", ["sample", "slower", "not by accuracy"])
+def test_labels_of_the_plot_keep_clear_of_the_budget_and_of_each_other(name, budget):
+    result = SAMPLES[name]()
+    result = replace(result, budget_ns=round(budget * result.base.latency_ns))
+    svg = re.search(r'<svg[^>]*class="plot">.*?</svg>', render_html(result), re.DOTALL)
+    (line,) = re.findall(r'<line x1="([\d.]+)"[^>]*class="budget"', svg.group())
+    found = re.findall(
+        r'<text x="([\d.]+)" y="([\d.]+)"[^>]*class="point-label">([^<]*)<', svg.group()
+    )
+    boxes = [text_box(float(x), float(y), label) for x, y, label in found]
+    assert len(boxes) == 2
+    assert boxes[0].overlap(boxes[1]) == 0
+    for box in boxes:
+        assert not box.left <= float(line) <= box.right
+        assert box.left >= 60
+        assert box.right <= 400
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))

@@ -154,6 +154,34 @@ def test_a_damaged_file_is_refused(tmp_path):
         Study(path)
 
 
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE measurements SET median_ns = 'soon'", "median_ns must be whole numbers"),
+        ("UPDATE measurements SET median_ns = -5", "takes -5 ns"),
+        ("UPDATE measurements SET subject = x'ff'", "is not text"),
+        ("UPDATE scores SET score = 'good'", "score must be numbers or null, got 'good'"),
+        ("UPDATE artefacts SET content = 7", "7 is not a sequence of bytes"),
+    ],
+)
+def test_values_of_another_type_are_damage(tmp_path, statement, message):
+    path = tmp_path / "run.db"
+    with Study(path) as study:
+        study.add_measurements("cpu", {"conv": MEASUREMENT})
+        study.add_score(KEY, Score(0.9, None, 2.0))
+        study.add_artefact("key", b"content")
+    with sqlite3.connect(path) as connection:
+        connection.execute(statement)
+    connection.close()
+    with Study(path) as study:
+
+        def read():
+            return study.measurements("cpu"), study.score(KEY), study.artefact("key")
+
+        with pytest.raises(InputError, match=rf"run\.db is damaged: .*{message}"):
+            read()
+
+
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(InputError, match="its folder does not exist"):
         Study(tmp_path / "missing" / "run.db")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from layermerge.importance.estimation import estimate_importance
     from layermerge.importance.scores import ImportanceScores
     from layermerge.importance.search import FoundPlans, SearchOptions, find_plans
+    from layermerge.interchange import Exported, export_onnx, export_pt2
     from layermerge.latency.measuring import measure_latency, measure_modules
     from layermerge.latency.options import LatencyOptions, Roofline
     from layermerge.latency.profile import LatencyProfile
@@ -51,6 +52,7 @@ __all__ = [
     "Budget",
     "CandidateSpace",
     "Compression",
+    "Exported",
     "FoundPlans",
     "Frontier",
     "ImportanceScores",
@@ -74,6 +76,8 @@ __all__ = [
     "compress",
     "enumerate_candidates",
     "estimate_importance",
+    "export_onnx",
+    "export_pt2",
     "find_plans",
     "finetune",
     "frontier",
@@ -101,6 +105,7 @@ _MODULE_OF = {
     "Budget": "layermerge.planning",
     "CandidateSpace": "layermerge.candidates",
     "Compression": "layermerge.pipeline",
+    "Exported": "layermerge.interchange",
     "FoundPlans": "layermerge.importance.search",
     "Frontier": "layermerge.solver",
     "ImportanceScores": "layermerge.importance.scores",
@@ -124,6 +129,8 @@ _MODULE_OF = {
     "compress": "layermerge.pipeline",
     "enumerate_candidates": "layermerge.enumeration",
     "estimate_importance": "layermerge.importance.estimation",
+    "export_onnx": "layermerge.interchange",
+    "export_pt2": "layermerge.interchange",
     "find_plans": "layermerge.importance.search",
     "finetune": "layermerge.finetuning",
     "frontier": "layermerge.solver",

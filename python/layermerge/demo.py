@@ -8,20 +8,19 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layermerge.datasets import DIGITS_SIZE, Dataset, load_digits
-from layermerge.exporting import write_weights
+from layermerge.errors import InputError
 from layermerge.finetuning import FinetuneSettings, finetune
 from layermerge.latency.options import LatencyOptions
 from layermerge.pipeline import Compression, Options, compress
 from layermerge.recipes import classification
 from layermerge.search_space import SearchSpace
 from layermerge.seeding import seeded
+from layermerge.weights_files import read_weights, write_weights
 
 BASE_FILE = "base.safetensors"
 STUDY_FILE = "study.db"
@@ -192,8 +191,7 @@ def train_base(
     with seeded(settings.seed):
         model = DigitsNet()
     recipe = json.dumps({"dataset": dataset.name, **asdict(settings)}, sort_keys=True)
-    if _recipe_of(path) == recipe:
-        model.load_state_dict(safetensors.torch.load_file(path))
+    if path.exists() and _load_base(model, path, recipe):
         return model.eval()
     _log.info("training the base on %s", dataset.name)
     finetune(model, dataset.train, settings, description="Training the base", progress=progress)
@@ -203,10 +201,14 @@ def train_base(
     return model
 
 
-def _recipe_of(path: Path) -> str | None:
-    """How the network in a file was trained, or None if there is none that can be read."""
+def _load_base(model: DigitsNet, path: Path, recipe: str) -> bool:
+    """Load a base that was trained by a recipe; whether there is one that can be read."""
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("recipe")
-    except (OSError, safetensors.SafetensorError):
-        return None
+        weights, metadata = read_weights(path)
+    except InputError as error:
+        _log.warning("%s", error)
+        return False
+    if metadata.get("recipe") != recipe:
+        return False
+    model.load_state_dict(weights)
+    return True

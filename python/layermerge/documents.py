@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from layermerge.errors import InputError
+from layermerge.errors import InputError, shown
 
 T = TypeVar("T")
+
+MOST_LEVELS = 64
+"""How deeply a document may nest: far more than any does, far less than recursion bears."""
 
 
 def write_document(path: str | Path, kind: str, version: int, values: Mapping[str, Any]) -> None:
@@ -19,7 +22,12 @@ def write_document(path: str | Path, kind: str, version: int, values: Mapping[st
 
 
 def read_document(
-    path: str | Path, kind: str, version: int, parse: Callable[[dict[str, Any]], T]
+    path: str | Path,
+    kind: str,
+    version: int,
+    parse: Callable[[dict[str, Any]], T],
+    *,
+    older_versions: tuple[int, ...] = (),
 ) -> T:
     """Read a document of a kind.
 
@@ -28,9 +36,10 @@ def read_document(
     path : path
     kind : str
     version : int
-        The only one that is understood.
     parse : callable
         Makes the value from what the document holds besides kind and version.
+    older_versions : tuple of int
+        That `parse` understands as well.
 
     Raises
     ------
@@ -39,20 +48,39 @@ def read_document(
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a {kind}: {error}") from error
+    except (OSError, ValueError) as error:  # of bad encoding, of bad JSON, of numbers too long
+        raise InputError(f"{path} cannot be read as a {kind}: {shown(str(error), 300)}") from error
+    except RecursionError:
+        document = None
+        is_deep = True
+    else:
+        is_deep = _is_deeper(document, MOST_LEVELS)
+    if is_deep:
+        raise InputError(f"{path} cannot be read as a {kind}: it is nested too deeply")
     schema = f"layermerge-{kind}"
     if not isinstance(document, dict) or document.pop("schema", None) != schema:
         raise InputError(f'{path} is not a LayerMerge {kind}: it has no "schema": "{schema}"')
     found = document.pop("schema_version", None)
-    if found != version:
+    if type(found) is not int or found not in (version, *older_versions):
         raise InputError(
-            f"{path} has {kind} schema version {found}; this release reads version {version}: "
-            "install the release of layermerge that wrote it"
+            f"{path} has {kind} schema version {shown(str(found))}; this release reads version "
+            f"{version}: install the release of layermerge that wrote it"
         )
     try:
         return parse(document)
     except KeyError as error:
         raise InputError(f"{path} is not a valid {kind}: {error} is missing") from error
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"{path} is not a valid {kind}: {error}") from error
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise InputError(f"{path} is not a valid {kind}: {shown(str(error), 300)}") from error
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        level = [
+            item
+            for holder in level
+            if isinstance(holder, (dict, list))
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+    return bool(level)

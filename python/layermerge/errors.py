@@ -52,3 +52,15 @@ class MissingDependencyError(LayerMergeError, ImportError):
         super().__init__(
             f"{package} is not installed, and this needs it: pip install 'layermerge[{extra}]'"
         )
+
+
+def shown(text: str, most: int = 80) -> str:
+    """Somebody else's text as a part of an error: in one line, and not too long.
+
+    Examples
+    --------
+    >>> shown(f"one{chr(10)}two"), shown("a" * 99, most=8)
+    ('one two', 'aaaaa...')
+    """
+    line = "".join(character if character.isprintable() else " " for character in text[: most + 1])
+    return line if len(line) <= most else f"{line[: most - 3]}..."

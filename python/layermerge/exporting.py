@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
-import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from layermerge.errors import InputError
 from layermerge.merging import merge_unverified
-from layermerge.plan import load_plan
+from layermerge.models import load_model, without_running_code
+from layermerge.plan import Plan, load_plan
 from layermerge.rewriting import rewrite, rewriting_of
+from layermerge.weights_files import CHECKSUM_KEY, read_weights, write_weights
 
 PLAN_FILE = "plan.json"
 WEIGHTS_FILE = "model.safetensors"
-PLAN_KEY = "plan_fingerprint"
+PLAN_KEY = "plan_sha256"
+MODEL_KEY = "model"
+"""Where the provenance of a plan names the model that it was made of."""
 
 
-def save(merged: fx.GraphModule, directory: str | Path) -> None:
+def save(merged: fx.GraphModule, directory: str | Path, *, model_name: str | None = None) -> None:
     """Write ``plan.json`` and ``model.safetensors``.
 
     Parameters
@@ -28,6 +32,9 @@ def save(merged: fx.GraphModule, directory: str | Path) -> None:
         Made by `merge`.
     directory : path
         Made if it does not exist.
+    model_name : str, optional
+        What `load_model` makes the original model by, such as ``"timm:resnet18"``: written into the
+        plan's provenance, so that `load` need not be told.
 
     Raises
     ------
@@ -35,26 +42,24 @@ def save(merged: fx.GraphModule, directory: str | Path) -> None:
         If the folder or the files cannot be written.
     """
     plan = rewriting_of(merged).plan
+    if model_name is not None:
+        plan = replace(plan, provenance={**plan.provenance, MODEL_KEY: _absolute(model_name)})
     folder = Path(directory)
     _make_folder(folder)
-    # A copy of each: the file format knows no tensors that share memory.
-    weights = {
-        name: tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in merged.state_dict().items()
-    }
-    metadata = {"format": "pt", PLAN_KEY: plan.fingerprint}
-    write_weights(weights, folder / WEIGHTS_FILE, metadata)
+    write_weights(merged.state_dict(), folder / WEIGHTS_FILE, {PLAN_KEY: _checksum(plan)})
     plan.save(folder / PLAN_FILE)
 
 
-def load(directory: str | Path, model: nn.Module) -> fx.GraphModule:
+def load(directory: str | Path, model: nn.Module | str | None = None) -> fx.GraphModule:
     """Rebuild a merged network from what `save` wrote.
 
     Parameters
     ----------
     directory : path
-    model : torch.nn.Module
-        An instance of the original class, in evaluation mode, with any weights. Left as it is.
+    model : torch.nn.Module or str, optional
+        An instance of the original class, in evaluation mode, with any weights, left as it is; or a
+        name, as `load_model` takes it. By default the model that the plan names, if a library makes
+        it: code of your own is not run only because a file says so.
 
     Returns
     -------
@@ -64,30 +69,20 @@ def load(directory: str | Path, model: nn.Module) -> fx.GraphModule:
     Raises
     ------
     InputError
-        If a file is missing or damaged, or belongs to another network or plan.
+        If a file is missing or damaged, or belongs to another network or plan, or if `model` is
+        needed.
     """
     folder = Path(directory)
     plan = load_plan(folder / PLAN_FILE)
-    merged = merge_unverified(rewrite(model, plan))
     path = folder / WEIGHTS_FILE
-    weights, metadata = _read(path)
-    # Layers of equal shape can stand in for each other: shapes alone do not tell plans apart.
-    if metadata.get(PLAN_KEY, plan.fingerprint) != plan.fingerprint:
-        raise InputError(f"{path} was saved with another plan than {folder / PLAN_FILE}")
+    weights, metadata = read_weights(path)
+    _check_origin(path, folder / PLAN_FILE, plan, metadata)
+    if not isinstance(model, nn.Module):
+        model = load_model(model or _named_in(plan, folder / PLAN_FILE))
+    merged = merge_unverified(rewrite(model, plan))
     _check_weights(path, weights, merged)
     merged.load_state_dict(weights)
     return merged
-
-
-def write_weights(weights: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file."""
-    try:
-        safetensors.torch.save_file(weights, path, metadata)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(
-            f"{path} cannot be written: {error}. Check that you may write there and that the disk "
-            "has space"
-        ) from error
 
 
 def _make_folder(folder: Path) -> None:
@@ -100,16 +95,47 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} cannot be read as safetensors: {error}") from error
+def _absolute(model_name: str) -> str:
+    """A model's name that holds in whatever folder one works."""
+    source, _, entry = model_name.rpartition(":")
+    return f"{Path(source).resolve()}:{entry}" if source.endswith(".py") else model_name
 
 
-def _check_weights(path: Path, weights: dict[str, torch.Tensor], merged: nn.Module) -> None:
+def _checksum(plan: Plan) -> str:
+    """SHA-256 of what a plan says, however its file is laid out."""
+    return hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()
+
+
+def _check_origin(path: Path, plan_path: Path, plan: Plan, metadata: dict[str, str]) -> None:
+    """Refuse weights of another plan: layers of equal shape can stand in for each other."""
+    if not metadata.keys() >= {PLAN_KEY, CHECKSUM_KEY}:
+        raise InputError(
+            f"{path} does not say which plan it belongs to, perhaps another plan than {plan_path}: "
+            "write both with layermerge.save"
+        )
+    if metadata[PLAN_KEY] != _checksum(plan):
+        raise InputError(
+            f"{path} was saved with another plan than {plan_path}, or one of them was changed "
+            "since: copy both from the same run"
+        )
+
+
+def _named_in(plan: Plan, plan_path: Path) -> str:
+    name = plan.provenance.get(MODEL_KEY)
+    if not isinstance(name, str):
+        raise InputError(
+            f"{plan_path} does not say which model it was made of: name it, --model timm:NAME or "
+            "--model FILE.py:FUNCTION (in Python, load(directory, model))"
+        )
+    if not without_running_code(name):
+        raise InputError(
+            f"{plan_path} was made of {name}, which is code that is not run only because a file "
+            f"names it: if you trust it, give --model {name} (in Python, load(directory, model))"
+        )
+    return name
+
+
+def _check_weights(path: Path, weights: dict[str, Tensor], merged: nn.Module) -> None:
     expected = merged.state_dict()
     for name in sorted(expected.keys() ^ weights.keys()):
         where = "lacks" if name in expected else "has an unexpected"
@@ -120,5 +146,3 @@ def _check_weights(path: Path, weights: dict[str, torch.Tensor], merged: nn.Modu
                 f"{path} has {name!r} of shape {tuple(tensor.shape)}; the plan makes it "
                 f"{tuple(expected[name].shape)}: they do not belong together"
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{path} has values in {name!r} that are not finite")

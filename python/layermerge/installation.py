@@ -37,7 +37,7 @@ ENABLES: Mapping[str, str] = {
 }
 """What each optional extra is for, as users see it."""
 
-TOOLS_OF_DEVELOPERS = ("test", "bench", "dev", "docs", "wheels")
+TOOLS_OF_DEVELOPERS = ("test", "browser", "bench", "dev", "docs", "wheels")
 
 _IMPORT_NAMES = {"scikit-learn": "sklearn"}
 _SECONDS_TO_IMPORT = 120

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
-from layermerge.errors import InputError
+from layermerge.errors import InputError, shown
 
 MAX_NS = 2**63 - 1
 
@@ -35,7 +35,7 @@ def ns_from_ms(milliseconds: str | float | Decimal, *, rounding: str = ROUND_HAL
     """
     text = str(milliseconds).strip()
     if not _NUMBER.fullmatch(text):
-        raise InputError(f"must be a number of milliseconds, got '{text}'")
+        raise InputError(f"must be a number of milliseconds, got '{shown(text)}'")
     exact = Decimal(text)
     if exact < 0:
         raise InputError(f"must be >= 0 milliseconds, got {text}")

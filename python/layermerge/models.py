@@ -11,19 +11,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.graph import ExampleInputs
 from layermerge.source_files import brief, load_file
+from layermerge.weights_files import check_finite_weights, read_weights
 
 FORMS = (
     "timm:NAME, torchvision:NAME, diffusers:NAME, package.module:function or "
     "path/to/file.py:function"
 )
+LIBRARIES = ("timm", "torchvision", "diffusers")
+DEMO_MODEL = "layermerge.demo:DigitsNet"
+
+
+def without_running_code(name: str) -> bool:
+    """Whether a name is of a model from a library, or of the demonstration's: no code of a user."""
+    return name.partition(":")[0] in LIBRARIES or name == DEMO_MODEL
 
 
 def load_model(
@@ -187,10 +193,13 @@ def _suggestion(name: str, known: list[str]) -> str:
 def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
+            state, _ = read_weights(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            check_finite_weights(state, path)
         model.load_state_dict(state)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"{path} cannot be loaded into {type(model).__name__}: {brief(error)}. Expected a "

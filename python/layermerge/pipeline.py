@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -43,6 +45,7 @@ from layermerge.search_space import SearchSpace
 from layermerge.store import Measurement, Study, StudyLike, opened
 from layermerge.tracing import trace
 from layermerge.weights import fingerprint_weights
+from layermerge.weights_files import load_weights
 
 _log = logging.getLogger(__name__)
 
@@ -218,7 +221,10 @@ def compress(
         profile, planner.scores, plan, budget, modules, measured, values, stages.seconds
     )
     result = sum_up(
-        evidence, score_name=options.score_name, provenance=_provenance(options, budget)
+        evidence,
+        score_name=options.score_name,
+        objective=options.search.objective,
+        provenance=_provenance(options, budget),
     )
     return Compression(merged, trained, base, plan, result)
 
@@ -298,7 +304,7 @@ def _finetune(
     known = study.artefact(key)
     if known is not None:
         _log.info("fine-tuned weights are in the study")
-        start.load_state_dict(safetensors.torch.load(known))
+        load_weights(start, known, f"study {study.path}")
         return start
     finetune_fn(start)
     weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
@@ -325,6 +331,9 @@ def _provenance(options: Options, budget: Budget) -> dict[str, Any]:
     return {
         "layermerge": version("layermerge"),
         "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "finished": datetime.now(timezone.utc).isoformat(" ", "seconds"),
         "budget": str(budget),
         "space": {
             name: value if isinstance(value, (str, int, float)) else value and list(value)

@@ -13,12 +13,18 @@ from layermerge.dataflow import REMOVABLE
 from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError
 from layermerge.network import InputSpec, Layer, Network
+from layermerge.typed import check_types
 from layermerge.windows import Size, Window
 
 if TYPE_CHECKING:
     from layermerge.candidates import Candidate
 
 SCHEMA_VERSION = 2
+DTYPES = (
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+    *("bool", "uint8", "int8", "int16", "int32", "int64"),
+)
+"""Names that torch gives the types that inputs may have."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +209,14 @@ def _parse(document: dict[str, Any]) -> Plan:
     remove = tuple(document.pop("remove"))
     if not set(remove) <= REMOVABLE.keys():
         raise InputError(f"remove must be of {', '.join(REMOVABLE)}; got {list(remove)}")
-    return Plan(inputs=inputs, segments=segments, remove=remove, **document)
+    plan = Plan(inputs=inputs, segments=segments, remove=remove, **document)
+    check_types(plan)
+    for spec in plan.inputs:
+        if spec.dtype not in DTYPES or min(spec.shape, default=0) < 0:
+            raise InputError(f"input {spec.name!r} must have a shape and a type, got {spec}")
+    if any(min(segment.kernel_size) < 0 or segment.latency_ns < 0 for segment in plan.segments):
+        raise InputError("kernel sizes and latencies must be at least 0")
+    return plan
 
 
 def _check_integers(name: str, *values: object) -> None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, fields
-from numbers import Real
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from layermerge.checks import (
+    check_integers,
+    check_number,
+    check_numbers,
+    check_texts,
+    check_tuples_of_integers,
+    check_tuples_of_text,
+)
 from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError
+from layermerge.search_results import SearchResult, parse_search_result, with_tuples
+from layermerge.typed import check_types
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+OLDER_VERSIONS = (1,)
+"""Those that differ only in what they lack."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,8 @@ class Figures:
     parameters : int
     flops : int
         Multiply-adds x 2 of the convolutions, for one input.
+    weight_range : float or None
+        See `layermerge.weight_ranges.weight_range`; None if that is not recorded.
 
     Raises
     ------
@@ -47,13 +59,16 @@ class Figures:
     layers: int
     parameters: int
     flops: int
+    weight_range: float | None = None
 
     def __post_init__(self) -> None:
-        _check_numbers(self, "score")
-        _check_numbers(self, "latency_ns", least=1)
-        _check_numbers(
+        check_numbers(self, "score")
+        check_numbers(self, "latency_ns", least=1)
+        check_numbers(
             self, "latency_spread", "predicted_ns", "layers", "parameters", "flops", least=0
         )
+        if self.weight_range is not None:
+            check_numbers(self, "weight_range", least=1)
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,12 @@ class Step:
     name_ns: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_numbers(self, "before_ns", "after_ns", least=0)
+        check_integers(self, "start", "end", "before_ns", "after_ns", least=0)
+        check_texts(self, "description")
+        check_tuples_of_text(self, "names", "kept", "name_descriptions")
+        check_tuples_of_integers(self, "name_ns", least=0)
+        if not self.names:
+            raise InputError("names must hold the layers of a step, got none")
         for field in ("name_descriptions", "name_ns"):
             if len(values := getattr(self, field)) not in (0, len(self.names)):
                 raise InputError(
@@ -131,6 +151,8 @@ class Result:
         Time of each stage.
     provenance : dict
         Versions, seeds, command.
+    search : SearchResult or None
+        The frontier, and what is known of every segment; None if that is not recorded.
     """
 
     name: str
@@ -150,19 +172,23 @@ class Result:
     num_failed: int
     seconds: dict[str, float]
     provenance: dict[str, Any]
+    search: SearchResult | None = None
 
     def __post_init__(self) -> None:
         if not self.steps:
             raise InputError("steps must hold the whole network, got none")
-        _check_numbers(self, "budget_ns", least=1)
-        _check_numbers(self, "calibration", "float64_error", "merge_error", least=0)
-        _check_numbers(
+        check_texts(self, "name", "score_name", "environment")
+        check_numbers(self, "budget_ns", least=1)
+        check_numbers(self, "calibration", "float64_error", "merge_error", least=0)
+        check_numbers(
             self,
             *("num_candidates", "num_signatures", "num_scored", "num_unprofitable", "num_failed"),
             least=0,
         )
+        if not isinstance(self.provenance, dict):
+            raise InputError(f"provenance must be an object, got {self.provenance!r}")
         for stage, seconds in self.seconds.items():
-            _check_number(f"seconds['{stage}']", seconds, least=0)
+            check_number(f"seconds['{stage}']", seconds, least=0)
 
     @property
     def speedup(self) -> float:
@@ -187,28 +213,20 @@ def load_result(path: str | Path) -> Result:
     InputError
         If the file is missing, is no result, or was written by a newer version.
     """
-    return read_document(path, "result", SCHEMA_VERSION, _parse)
+    return read_document(path, "result", SCHEMA_VERSION, _parse, older_versions=OLDER_VERSIONS)
 
 
 def _parse(document: dict[str, Any]) -> Result:
-    values = {field.name: document[field.name] for field in fields(Result)}
+    values = {
+        field.name: document[field.name]
+        for field in fields(Result)
+        if field.name in document or field.default is MISSING
+    }
     values["base"] = Figures(**values["base"])
     values["compressed"] = Figures(**values["compressed"])
-    values["steps"] = tuple(map(_step, values["steps"]))
-    return Result(**values)
-
-
-def _step(document: dict[str, Any]) -> Step:
-    tuples = {name: tuple(value) for name, value in document.items() if isinstance(value, list)}
-    return Step(**{**document, **tuples})
-
-
-def _check_numbers(owner: object, *names: str, least: float = -math.inf) -> None:
-    for name in names:
-        _check_number(name, getattr(owner, name), least)
-
-
-def _check_number(name: str, value: object, least: float) -> None:
-    if not isinstance(value, Real) or not math.isfinite(value) or value < least:
-        at_least = f" of at least {least}" if math.isfinite(least) else ""
-        raise InputError(f"{name} must be a finite number{at_least}, got {value!r}")
+    values["steps"] = tuple(Step(**with_tuples(step)) for step in values["steps"])
+    if values.get("search") is not None:
+        values["search"] = parse_search_result(values["search"])
+    result = Result(**values)
+    check_types(result)
+    return result

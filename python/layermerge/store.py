@@ -16,9 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-from layermerge.errors import InputError
+from layermerge.errors import InputError, shown
+from layermerge.typed import check_types
+
+T = TypeVar("T")
 
 APPLICATION_ID = 0x4C4D5247  # "LMRG", in the header of the file
 SCHEMA_VERSION = 1
@@ -140,7 +143,17 @@ class Study:
             " WHERE environment = ?",
             (environment,),
         )
-        return {subject: Measurement(*values) for subject, *values in rows}
+        found = {
+            self._checked(subject, str): self._checked(Measurement(*values))
+            for subject, *values in rows
+        }
+        for subject, measurement in found.items():
+            if measurement.median_ns < 0:
+                raise InputError(
+                    f"study {self.path} is damaged: {subject!r} takes {measurement.median_ns} ns; "
+                    "delete it and start again"
+                )
+        return found
 
     def add_measurements(self, environment: str, measurements: dict[str, Measurement]) -> None:
         """Keep latencies by subject, in one transaction; a newer one replaces an older one."""
@@ -170,7 +183,7 @@ class Study:
             " WHERE network = ? AND weights = ? AND candidate = ? AND estimator = ?",
             (key.network, key.weights, key.candidate, key.estimator),
         )
-        return Score(*rows[0]) if rows else None
+        return self._checked(Score(*rows[0])) if rows else None
 
     def add_score(self, key: ScoreKey, score: Score) -> None:
         """Keep an evaluation; a newer one replaces an older one."""
@@ -183,7 +196,7 @@ class Study:
     def artefact(self, key: str) -> bytes | None:
         """Look up what was kept under a key, such as fine-tuned weights."""
         rows = self._execute("SELECT content FROM artefacts WHERE key = ?", (key,))
-        return bytes(rows[0][0]) if rows else None
+        return self._checked(rows[0][0], bytes) if rows else None
 
     def add_artefact(self, key: str, content: bytes) -> None:
         """Keep something that took long to make; a newer one replaces an older one."""
@@ -218,7 +231,9 @@ class Study:
         self._check_version()
         damage = self._execute("PRAGMA quick_check(1)")[0][0]
         if damage != "ok":
-            raise InputError(f"study {self.path} is damaged: {damage}; delete it and start again")
+            raise InputError(
+                f"study {self.path} is damaged: {shown(damage)}; delete it and start again"
+            )
 
     def _application_id(self) -> int:
         return int(self._execute("PRAGMA application_id")[0][0])
@@ -246,6 +261,20 @@ class Study:
                 "another file"
             )
 
+    def _checked(self, value: T, kind: type | None = None) -> T:
+        """Refuse what the columns of a damaged file may hold, which SQLite does not look at."""
+        try:
+            if kind is None:
+                check_types(value)
+            elif not isinstance(value, kind):
+                what = "text" if kind is str else "a sequence of bytes"
+                raise InputError(f"{shown(repr(value))} is not {what}")
+        except InputError as error:
+            raise InputError(
+                f"study {self.path} is damaged: {error}; delete it and start again"
+            ) from None
+        return value
+
     def _execute(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         with self._explained():
             return self._connection.execute(statement, values).fetchall()
@@ -265,13 +294,14 @@ class Study:
             raise InputError(f"study {self.path} was closed, or is of another thread") from error
         except sqlite3.OperationalError as error:
             raise InputError(
-                f"study {self.path} cannot be read and written: {error}; check that its folder is "
-                "writable and has space, and that no other program holds the file"
+                f"study {self.path} cannot be read and written: {shown(str(error))}; check that "
+                "its folder is writable and has space, and that no other program holds the file"
             ) from error
-        except sqlite3.DatabaseError as error:
+        # Damage to what SQLite quotes in its errors makes them undecodable in turn.
+        except (sqlite3.DatabaseError, UnicodeError, MemoryError, OverflowError) as error:
             raise InputError(
-                f"study {self.path} is not a study, or is damaged: {error}; delete it, or name "
-                "another file"
+                f"study {self.path} is not a study, or is damaged: {shown(str(error))}; delete it, "
+                "or name another file"
             ) from error
 
 

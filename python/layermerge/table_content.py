@@ -57,8 +57,9 @@ def _csv_of_parquet(path: str | Path, content: bytes) -> bytes:
     text = io.BytesIO()
     try:
         csv.write_csv(parquet.read_table(pyarrow.BufferReader(content)), text)
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{path} is not a Parquet file with plain columns: {error}") from error
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a Parquet file with plain columns: {reason}") from error
     return text.getvalue()
 
 

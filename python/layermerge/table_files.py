@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from layermerge.errors import InputError
+from layermerge.errors import InputError, shown
 from layermerge.milliseconds import format_ms, ns_from_ms
 from layermerge.table_content import (
     quick_columns,
@@ -108,8 +108,8 @@ class _CsvFile:
         for place, name in enumerate(names):
             if name and name in names[:place]:
                 raise InputError(
-                    f"{path} has two columns '{name}': remove or rename one of them, so that it "
-                    "is clear which to read"
+                    f"{path} has two columns '{shown(name)}': remove or rename one of them, so "
+                    "that it is clear which to read"
                 )
         self.lines = [line for line, _ in rows[1:]]
         for line, row in rows[1:]:
@@ -130,7 +130,8 @@ class _CsvFile:
         """Parse each field of a column; `absent` stands for the fields of a missing column."""
         if name not in self and absent is None:
             raise InputError(
-                f"{self._path} has no column '{name}': its columns are {', '.join(self._columns)}"
+                f"{self._path} has no column '{name}': its columns are "
+                f"{shown(', '.join(self._columns), 300)}"
             )
         values = []
         for row, field in enumerate(self._columns.get(name, (absent or "",) * len(self.lines))):
@@ -203,7 +204,7 @@ def _read_kept(file: _CsvFile, entries: Entries) -> tuple[tuple[int, ...], ...]:
 
 def _parse_whole(text: str) -> int:
     if not _WHOLE.fullmatch(text.strip()):
-        raise InputError(f"must be a whole number >= 0, got '{text}'")
+        raise InputError(f"must be a whole number >= 0, got '{shown(text)}'")
     return int(text)
 
 
@@ -213,13 +214,13 @@ def _parse_pair(text: str) -> tuple[int, int]:
     if pair:
         return int(pair[1]), int(pair[2])
     if not _WHOLE.fullmatch(text.strip()):
-        raise InputError(f"must be a number, or two such as '3x5', got '{text}'")
+        raise InputError(f"must be a number, or two such as '3x5', got '{shown(text)}'")
     return int(text), int(text)
 
 
 def _parse_truth(text: str) -> bool:
     if text.strip().lower() not in _TRUTH:
-        raise InputError(f"must be True or False, got '{text}'")
+        raise InputError(f"must be True or False, got '{shown(text)}'")
     return _TRUTH[text.strip().lower()]
 
 
@@ -227,10 +228,10 @@ def _parse_layers(text: str) -> tuple[int, ...]:
     """Parse layers such as `(1, 2)`; they are sorted."""
     layers = _LAYERS.fullmatch(text.strip())
     if not layers:
-        raise InputError(f"must be layers such as '(1, 2)', got '{text}'")
+        raise InputError(f"must be layers such as '(1, 2)', got '{shown(text)}'")
     numbers = tuple(sorted(int(number) for number in re.findall(r"\d+", layers[1])))
     if len(set(numbers)) != len(numbers):
-        raise InputError(f"must name each layer once, got '{text}'")
+        raise InputError(f"must name each layer once, got '{shown(text)}'")
     return numbers
 
 
@@ -238,9 +239,9 @@ def _parse_finite(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise InputError(f"must be a number, got '{text}'") from None
+        raise InputError(f"must be a number, got '{shown(text)}'") from None
     if not isfinite(number):
-        raise InputError(f"must be finite, got '{text}'")
+        raise InputError(f"must be finite, got '{shown(text)}'")
     return number
 
 

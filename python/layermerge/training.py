@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from layermerge.errors import InputError, TrainingError
 from layermerge.finetune_settings import DTYPES, FinetuneSettings
 from layermerge.seeding import random_state, restore_random_state
-from layermerge.weights import load_weights
+from layermerge.weights import load_state
 
 Batch = tuple[Tensor, Tensor]
 
@@ -122,7 +122,7 @@ class Training:
 
     def restore(self, state: Mapping[str, Any], source: object) -> None:
         """Go on from a `state`, exactly: batches that were seen are drawn again, and left."""
-        load_weights(self.module, state["model"], source)
+        load_state(self.module, state["model"], source)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

@@ -71,15 +71,15 @@ def verify(
     VerificationError
         If they differ by more than rounding explains; names the segment that differs most.
     """
-    tolerance = _tolerance(rewritten)
+    tolerance = tolerance_of(rewritten)
     with torch.no_grad():
         arguments = _random_arguments(rewritten)
         expected, actual = rewritten(*arguments), merged(*arguments)
-        error = _relative_difference(expected, actual)
+        error = relative_difference(expected, actual)
         exact = _in_float64(rewritten, arguments) if error > tolerance else None
         if exact is not None:
-            error = _relative_difference(exact, actual)
-            tolerance = max(tolerance, _ROUNDING * _relative_difference(exact, expected))
+            error = relative_difference(exact, actual)
+            tolerance = max(tolerance, _ROUNDING * relative_difference(exact, expected))
     found = Verification(max(segment_errors.values(), default=0.0), error)
     if not (found.float64_error <= FLOAT64_TOLERANCE and found.error <= tolerance):
         worst = max(segment_errors, key=lambda name: segment_errors[name], default="the output")
@@ -139,7 +139,7 @@ def segment_error(
         Largest difference, relative to the largest value.
     """
     run = _SegmentRun(graph)
-    return _relative_difference(run.value(entry, nodes, {}), run.value(entry, written, modules))
+    return relative_difference(run.value(entry, nodes, {}), run.value(entry, written, modules))
 
 
 class _SegmentRun:
@@ -186,7 +186,7 @@ class _SegmentRun:
         return copy.deepcopy(self.graph.get_submodule(name)).double()
 
 
-def _tolerance(network: nn.Module) -> float:
+def tolerance_of(network: nn.Module) -> float:
     """What rounding may add in the network's own precision: 0.25 in bfloat16, 0.03 in float16."""
     return max(FLOAT32_TOLERANCE, 32 * torch.finfo(_sample(network).dtype).eps)
 
@@ -219,7 +219,7 @@ def _in_float64(network: fx.GraphModule, arguments: tuple[Any, ...]) -> Any:
         return None
 
 
-def _relative_difference(expected: Any, actual: Any) -> float:
+def relative_difference(expected: Any, actual: Any) -> float:
     """Largest |expected - actual| / max |expected| over all tensors; infinite if not comparable."""
     worst = 0.0
     for wanted, got in zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual), strict=True):

@@ -20,7 +20,7 @@ def fingerprint_weights(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
+def load_state(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
     """Load weights, or say which are missing, unexpected or of another shape.
 
     Raises

@@ -76,7 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
         print_forecast(forecast(arguments, load_task(arguments)), as_json=arguments.json)
         return 0
     announce_stages()
-    compress_to(arguments.out, partial(_compress, arguments), as_json=arguments.json)
+    compress_to(
+        arguments.out,
+        partial(_compress, arguments),
+        model_name=arguments.model,
+        as_json=arguments.json,
+    )
     return 0
 
 

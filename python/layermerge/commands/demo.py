@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the demonstration and print its result."""
     from layermerge.commands.outcome import compress_to
     from layermerge.demo import FAST, FULL, run_demo
+    from layermerge.models import DEMO_MODEL
 
     announce_stages()
     compress_to(
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             settings=FAST if arguments.fast else FULL,
             threads=arguments.threads,
         ),
+        model_name=DEMO_MODEL,
         as_json=arguments.json,
     )
     return 0

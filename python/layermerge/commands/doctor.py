@@ -81,8 +81,8 @@ def _gpus(packages: list[Package]) -> dict[str, Any]:
     }
 
 
-def _output(*command: str) -> str:
-    """What a command prints; nothing if it fails."""
+def _output(*command: str, may_fail: bool = False) -> str:
+    """What a command prints; nothing if it does not run, or fails and may not."""
     import subprocess
 
     try:
@@ -90,7 +90,7 @@ def _output(*command: str) -> str:
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             check=False,
@@ -98,12 +98,13 @@ def _output(*command: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return "" if done.returncode else done.stdout
+    return done.stdout if may_fail or not done.returncode else ""
 
 
 def _version_of(compiler: str) -> str:
     """The first line that has a release in it, of what a compiler says about itself."""
-    lines = _output(compiler, "--version").splitlines()
+    # MSVC names itself before it complains of the option.
+    lines = _output(compiler, "--version", may_fail=True).splitlines()
     return next((line.strip() for line in lines if re.search(r"\d\.\d", line)), "does not run")
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from layermerge.commands.runs import REPORT_FILE, RESULT_FILE
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.exporting import save
 from layermerge.pipeline import Compression
 from layermerge.report.html import write_html
 from layermerge.report.terminal import print_result
 
-RESULT_FILE = "result.json"
-REPORT_FILE = "report.html"
 
-
-def compress_to(directory: str, compress: Callable[[Path], Compression], *, as_json: bool) -> None:
+def compress_to(
+    directory: str, compress: Callable[[Path], Compression], *, model_name: str, as_json: bool
+) -> None:
     """Compress, leave what comes of it in a folder, and print it; or that nothing can."""
     folder = _made(directory)
     try:
@@ -27,7 +29,7 @@ def compress_to(directory: str, compress: Callable[[Path], Compression], *, as_j
             least_ms = error.least_latency_ns / 1e6
             print(json.dumps({"feasible": False, "least_latency_ms": least_ms}))
         raise
-    _show(compression, folder, as_json=as_json)
+    _show(compression, folder, model_name, as_json=as_json)
 
 
 def _made(directory: str) -> Path:
@@ -39,10 +41,12 @@ def _made(directory: str) -> Path:
     return folder
 
 
-def _show(compression: Compression, directory: Path, *, as_json: bool) -> None:
+def _show(compression: Compression, directory: Path, model_name: str, *, as_json: bool) -> None:
     """Save artefact, result and report in a folder; print the result."""
-    save(compression.model, directory)
-    result = compression.result
+    save(compression.model, directory, model_name=model_name)
+    command = shlex.join(["layermerge", *sys.argv[1:]])
+    provenance = {"command": command, **compression.result.provenance}
+    result = replace(compression.result, provenance=provenance)
     result.save(directory / RESULT_FILE)
     write_html(result, directory / REPORT_FILE)
     if as_json:

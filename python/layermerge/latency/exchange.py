@@ -22,6 +22,7 @@ from layermerge.planning import tabulate_latency
 from layermerge.store import Measurement
 from layermerge.table_files import read_latency, write_latency
 from layermerge.tables import Key, LatencyTable
+from layermerge.typed import check_types
 
 SCHEMA_VERSION = 1
 MAX_DISAGREEMENT = 100.0
@@ -172,12 +173,14 @@ def _key(candidate: Candidate) -> Key:
 
 def _parse(document: Mapping[str, Any]) -> Origin:
     whole = document["end_to_end"]
-    return Origin(
+    origin = Origin(
         Environment(**document["environment"]),
         document["network"],
         {name: _measurement(values) for name, values in document["barriers"].items()},
         None if whole is None else _measurement(whole),
     )
+    check_types(origin)
+    return origin
 
 
 def _measurement(values: Mapping[str, Any]) -> Measurement:

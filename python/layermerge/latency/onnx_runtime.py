@@ -104,14 +104,14 @@ class _Session:
 
 def export(module: nn.Module, inputs: tuple[Any, ...]) -> bytes:
     """A module as an ONNX model of fixed shapes."""
-    with _quietly(), torch.inference_mode(False), torch.no_grad():
+    with quietly(), torch.inference_mode(False), torch.no_grad():
         program = torch.onnx.export(module, inputs, dynamo=True, verbose=False)
     assert program is not None
     return bytes(program.model_proto.SerializeToString())
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Leave out the exporter's remarks about its own parts."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -55,6 +55,12 @@ def notes(result: Result) -> Iterator[str]:
         f"times {result.calibration:.3f} (measured over predicted latency of the base)."
     )
     yield "Merge error: merged against rewritten network, relative."
+    if result.compressed.weight_range is not None:
+        yield (
+            "Weight range: max |w| of the widest output channel over that of the median one, in "
+            "the convolution where it is largest. INT8 with one scale for each weight loses its "
+            "log2 in bits; with one for each channel it does not."
+        )
     if not _is_clear(result.compressed.latency_ns / result.budget_ns, _spread(result)):
         yield (
             "The latency of the compressed network lies within its spread of the budget: measured "
@@ -126,6 +132,13 @@ def _size(result: Result) -> Iterator[Row]:
         ("FLOPs per input", before.flops, after.flops),
     ):
         yield Row(name, f"{old:,}", f"{new:,}", format_change(old, new))
+    if before.weight_range is not None and after.weight_range is not None:
+        yield Row(
+            "weight range",
+            f"{before.weight_range:.1f}",
+            f"{after.weight_range:.1f}",
+            f"{math.log2(after.weight_range / before.weight_range):+.1f} bits",
+        )
 
 
 def _errors(result: Result) -> Iterator[Row]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ from layermerge.report.comparison import (
 )
 from layermerge.report.diagram import network_diagram
 from layermerge.report.formats import count, format_latency, format_seconds
+from layermerge.report.frontier import frontier_plot
+from layermerge.report.heat_map import describe_segments, heat_map, heat_map_legend
 from layermerge.report.layer_table import layer_table
 from layermerge.report.markup import Markup, element, join, typeset
-from layermerge.report.parts import Role
+from layermerge.report.parts import Role, step_role
 from layermerge.report.scatter import score_plot
 from layermerge.results import Result
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def render_html(result: Result) -> str:
@@ -64,8 +67,10 @@ def _main(result: Result) -> Markup:
         element("h1", typeset(headline(result))),
         _tiles(result),
         element("div", _comparison(result), _plot(result), class_="columns first-wider"),
+        *_frontier(result),
         _bars(result),
         _diagram(result),
+        *_heat_map(result),
         _layers(result),
         element("div", _search(result), _stages(result), class_="columns"),
         _provenance(result),
@@ -137,6 +142,38 @@ def _plot(result: Result) -> Markup:
     )
 
 
+def _frontier(result: Result) -> Iterator[Markup]:
+    if result.search is not None:
+        yield _section(
+            "The frontier",
+            element("figure", frontier_plot(result, result.search)),
+            element(
+                "p",
+                "Plans that no other beats in predicted latency and importance, of the entries "
+                "that were evaluated; the larger dot is the plan that was chosen. Point at it, tap "
+                "it, or use the arrow keys to see what a plan does.",
+                class_="note",
+            ),
+        )
+
+
+def _heat_map(result: Result) -> Iterator[Markup]:
+    if result.search is not None and result.search.segments:
+        yield _section(
+            "What each segment is worth",
+            element("p", typeset(describe_segments(result, result.search)), class_="note"),
+            heat_map_legend(result, result.search),
+            heat_map(result, result.search),
+            element(
+                "p",
+                "A column is the position i at which a segment starts, a row the number of layers "
+                f"in it. Colours: change of {result.score_name} after a short fine-tune with only "
+                "that segment replaced, by the best of its ways.",
+                class_="note",
+            ),
+        )
+
+
 def _bars(result: Result) -> Markup:
     return _section(
         "Where the time goes",
@@ -147,7 +184,7 @@ def _bars(result: Result) -> Markup:
             f"{result.calibration:.3f}. Numbers are those of the table of the layers.",
             class_="note",
         ),
-        _legend(Role.UNCHANGED, Role.MERGED, Role.FIXED),
+        _legend(*(role for role in Role if role in set(map(step_role, result.steps)))),
     )
 
 
@@ -190,19 +227,31 @@ def _stages(result: Result) -> Markup:
 
 def _provenance(result: Result) -> Markup:
     entries = {"environment": result.environment, **result.provenance}
-    return _section("Provenance", _pairs((name, _plain(value)) for name, value in entries.items()))
+    pairs = ((name, _plain(value)) for name, value in entries.items())
+    return _section("Provenance", _pairs(pairs, class_="pairs provenance"))
 
 
 def _plain(value: Any) -> str:
+    """A value as text: settings as ``name = value``, those that are kept as JSON too."""
+    if isinstance(value, str) and value.startswith("{"):
+        with suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} = {_nested(each)}" for name, each in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _pairs(pairs: Iterable[tuple[str, str]]) -> Markup:
+def _nested(value: Any) -> str:
+    text = _plain(value)
+    return f"({text})" if " = " in text else text
+
+
+def _pairs(pairs: Iterable[tuple[str, str]], class_: str = "pairs") -> Markup:
     rows = (
         element("tr", element("th", name, scope="row"), element("td", value))
         for name, value in pairs
     )
-    return element("table", element("tbody", *rows), class_="pairs")
+    return element("table", element("tbody", *rows), class_=class_)
 
 
 def _scrolling(content: Markup, label: str) -> Markup:

@@ -29,7 +29,7 @@ def layer_table(result: Result) -> Markup:
 
 def _row(number: int, step: Step, longest_ns: int) -> Markup:
     role = step_role(step)
-    remark = element("small", outcome(step)) if role is Role.MERGED else Markup()
+    remark = element("small", outcome(step)) if role in (Role.MERGED, Role.REMOVED) else Markup()
     return element(
         "tr",
         element("th", str(number), scope="row"),

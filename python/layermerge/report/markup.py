@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from html import escape
 
+VOID = frozenset({"input", "meta"})
+"""Elements that have no content and no end."""
+
 
 class Markup(str):
     """Text that is HTML. Any other string is text, and is escaped when put into an element."""
@@ -29,7 +32,8 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
     '<p class="note">1 &lt; 2 <b>yes</b></p>'
     """
     written = "".join(f" {_name(name)}={_quoted(value)}" for name, value in attributes.items())
-    return Markup(f"<{tag}{written}>{join(*children)}</{tag}>")
+    end = "" if tag in VOID else f"</{tag}>"
+    return Markup(f"<{tag}{written}>{join(*children)}{end}")
 
 
 def join(*children: str) -> Markup:

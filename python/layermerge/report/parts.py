@@ -37,16 +37,18 @@ class Part:
 
 
 def step_role(step: Step) -> Role:
-    """What happens to a step: never `Role.REMOVED`, since something takes its place."""
+    """What happens to a step; `Role.REMOVED` if no convolution takes its place."""
     if step.is_barrier:
         return Role.FIXED
+    if not step.kept:
+        return Role.REMOVED
     return Role.UNCHANGED if step.names == step.kept and len(step.names) == 1 else Role.MERGED
 
 
 def parts_of(step: Step) -> tuple[Part, ...]:
     """The layers of a step, in order."""
     role, number = step_role(step), len(step.names)
-    if role is not Role.MERGED:
+    if role in (Role.FIXED, Role.UNCHANGED):
         return (Part(step.names[0], role, step.description, step.before_ns),)
     descriptions = step.name_descriptions or ("",) * number
     latencies = step.name_ns or (step.before_ns / number,) * number
@@ -68,7 +70,11 @@ def outcome(step: Step) -> str:
     --------
     >>> outcome(Step(0, 3, ("a", "b", "c"), ("a", "c"), "5x5, 8 -> 8", 300, 100))
     '3 layers in one convolution, 1 removed'
+    >>> outcome(Step(0, 2, ("a", "b"), (), "no convolution, 8 -> 8", 300, 0))
+    '2 layers removed'
     """
+    if step_role(step) is Role.REMOVED:
+        return f"{count(len(step.names), 'layer')} removed"
     if step_role(step) is not Role.MERGED:
         return step_role(step).value
     removed = sum(part.role is Role.REMOVED for part in parts_of(step))

@@ -1,0 +1,45 @@
+"""`layermerge report`: the page of a run, from its result."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from layermerge.commands.runs import REPORT_FILE, add_run, load_run, result_path
+
+SUMMARY = "Write the page of a run again: one HTML file that needs nothing but itself."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's arguments."""
+    add_run(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.html",
+        help=f"default: {REPORT_FILE} beside the result",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page and say where."""
+    from layermerge.report.comparison import headline
+    from layermerge.report.html import write_html
+
+    result = load_run(arguments.run)
+    out = arguments.out or result_path(arguments.run).with_name(REPORT_FILE)
+    write_html(result, out)
+    if arguments.json:
+        print(json.dumps({"report": str(out), "headline": headline(result)}))
+        return 0
+    print(headline(result))
+    if result.search is None:
+        print(
+            "The run is of an older release, which did not record the frontier and the segments: "
+            "the page has none. Run the same command again to have them; what its study holds is "
+            "not done again."
+        )
+    print(f"Written to {out}")
+    return 0
