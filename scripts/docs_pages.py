@@ -19,7 +19,7 @@ GROUPS = {
     "merge_least_squares",
     "Plans": "make_plan Budget Plan load_plan original_plan",
     "Rewrite, fine-tune, merge": "rewrite finetune merge",
-    "Save and load": "save load export_onnx export_pt2",
+    "Save and load": "save load export_onnx export_pt2 Exported",
     "The solver, without torch": "solve solve_many frontier Selection Frontier LatencyTable "
     "ImportanceTable read_latency read_importance write_latency write_importance",
     "Study": "Study",
