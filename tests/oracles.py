@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -16,6 +18,10 @@ class Arcs:
     head: np.ndarray
     latency_ns: np.ndarray
     value: np.ndarray
+
+    def value_of(self, path: list[int]) -> float:
+        """Sum from the first arc on, as the core does; from Python 3.12 on `sum` is exacter."""
+        return reduce(add, self.value[path].tolist(), 0.0)
 
     def columns(self) -> tuple[np.ndarray, ...]:
         return self.tail, self.head, self.latency_ns, self.value
@@ -67,7 +73,7 @@ def best_path(arcs: Arcs, budget_ns: int, bin_ns: int, rounding: str) -> tuple[i
     """Return the best of all paths by the documented order; None if none meets the budget."""
     bins = in_bins(arcs.latency_ns, bin_ns, rounding)
     ranked = [
-        (-float(sum(arcs.value[list(path)].tolist())), int(bins[list(path)].sum()), len(path), path)
+        (-arcs.value_of(list(path)), int(bins[list(path)].sum()), len(path), path)
         for path in all_paths(arcs)
     ]
     affordable = [entry for entry in ranked if entry[1] <= budget_ns // bin_ns]

@@ -49,7 +49,7 @@ def test_the_path_is_the_best_of_all_paths_ties_included(arcs, budget_ns, bin_ns
         return
     path, value, latency_ns = solved(arcs, budget_ns, bin_ns=bin_ns, rounding=rounding)
     assert tuple(path) == expected
-    assert value == sum(arcs.value[path].tolist())
+    assert value == arcs.value_of(path)
     assert latency_ns == arcs.latency_ns[path].sum()
 
 

@@ -19,7 +19,7 @@ def problem_of(arcs):
 def non_dominated(arcs):
     """Latency and value of the paths that no other dominates, of all paths."""
     points = sorted(
-        (int(arcs.latency_ns[list(path)].sum()), -float(sum(arcs.value[list(path)].tolist())))
+        (int(arcs.latency_ns[list(path)].sum()), -arcs.value_of(list(path)))
         for path in all_paths(arcs)
     )
     kept: list[tuple[int, float]] = []

@@ -10,6 +10,7 @@ from layermerge.network import Network
 from layermerge.windows import Padding, Size, Window
 
 METHODS = ("layermerge", "depth", "layer_only")
+SPACES = ("general", "paper")
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from layermerge.candidates import CandidateSpace
+from layermerge.candidates import SPACES, CandidateSpace
 from layermerge.enumeration import MAX_WEIGHTS, enumerate_candidates
 from layermerge.errors import InputError
 from layermerge.network import Network
 from layermerge.paper_space import enumerate_paper_candidates
-
-SPACES = ("general", "paper")
 
 
 @dataclass(frozen=True)

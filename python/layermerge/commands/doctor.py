@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import layermerge
-from layermerge import _core
 from layermerge.processor import cpu_name, usable_cores
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Look at everything and print it; what is missing or broken is no failure."""
     from rich.console import Console
 
+    from layermerge import _core
     from layermerge.installation import extras, required_packages
 
     with Console(stderr=True).status("importing what is installed"):

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import layermerge.candidates
-import layermerge.search_space
 from layermerge.errors import InputError
 from layermerge.latency.options import BACKENDS, DTYPES, LatencyOptions, Roofline
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from layermerge.search_space import SearchSpace
 
 
 MAX_SEED = 2**32 - 1
@@ -43,7 +44,7 @@ def add_space(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("search space")
     group.add_argument(
         "--space",
-        choices=layermerge.search_space.SPACES,
+        choices=layermerge.candidates.SPACES,
         default="general",
         help="paper: the authors' space, for ResNet-34 and -50, MobileNetV2, VGG-19 and the DDPM "
         "U-Net; default: general",
@@ -95,13 +96,15 @@ def add_space(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def search_space(arguments: argparse.Namespace) -> layermerge.search_space.SearchSpace:
+def search_space(arguments: argparse.Namespace) -> SearchSpace:
     """The search space that the arguments of `add_space` describe."""
+    from layermerge.search_space import SearchSpace
+
     is_paper = arguments.space == "paper"
     ratio = arguments.max_flops_ratio
     if ratio is None:
         ratio = 0.0 if is_paper else 2.0
-    return layermerge.search_space.SearchSpace(
+    return SearchSpace(
         space=arguments.space,
         remove=arguments.remove or (("activation", "norm") if is_paper else ("activation",)),
         method=arguments.method,
