@@ -6,7 +6,7 @@ SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(wildcard src/* csrc/*
 CPP := $(wildcard src/*pp csrc/*pp tests/cpp/*pp)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test browser-test bench lint lint-workflows types hooks cpp-test fuzz wheel wheels clean
+.PHONY: demo test browser-test docs bench lint lint-workflows types hooks cpp-test fuzz wheel wheels clean
 
 demo: $(VENV)/.demo  ## compress a network trained on real data, and show the evidence
 	$(BIN)/layermerge demo $(ARGS)
@@ -16,6 +16,9 @@ test: $(VENV)/.test  ## run the tests
 
 browser-test: $(VENV)/.browser  ## try the report in Chromium; screenshots are in build/screenshots
 	LAYERMERGE_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest tests/test_report_in_browser.py
+
+docs: $(VENV)/.docs  ## build the site into build/site, warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 bench: $(VENV)/.dev  ## run the benchmarks
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/bench
