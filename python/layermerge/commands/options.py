@@ -29,7 +29,8 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         "model",
         nargs="?" if optional else None,
         metavar="MODEL",
-        help="timm:NAME, torchvision:NAME, package.module:function or path/to/file.py:function",
+        help="timm:NAME, torchvision:NAME, diffusers:NAME, package.module:function or "
+        "path/to/file.py:function; a function may return the model with its example inputs",
     )
     parser.add_argument(
         "--weights", metavar="FILE", help="safetensors file or torch state dict to load into it"
