@@ -331,6 +331,7 @@ def _guesses(
     """Training-free scores; the original network's for what is original, the least if it failed."""
     network = profile.space.network
     wanted = [each for each in candidates if not each.is_original]
+    _log.info("ranking %d candidates without training", len(wanted))
     with (
         evaluating(model, network, order_by, seed=seed, study=study, executor=executor) as evaluate,
         progress_bar("Ranking candidates", len(wanted), enabled=progress) as show,
