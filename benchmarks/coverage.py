@@ -14,6 +14,7 @@ import argparse
 import csv
 import multiprocessing
 import re
+import sys
 import time
 import warnings
 from collections import Counter
@@ -28,12 +29,15 @@ import torch
 import torchvision
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 import layermerge as lm
 from layermerge.dataflow import REMOVABLE
 from layermerge.errors import LayerMergeError
 from layermerge.latency.fidelity import random_plans
 from layermerge.plan import plan_of
 from layermerge.verification import verification
+from networks import conditioned
 
 MAX_PARAMETERS = 100_000_000
 NUM_PLANS = 3
@@ -101,23 +105,6 @@ def is_convolutional(model: nn.Module) -> bool:
     return sum(max(kernel) > 1 for kernel in kernels) >= 4
 
 
-@torch.no_grad()
-def condition(model: nn.Module, image: torch.Tensor) -> None:
-    """Random scales and shifts instead of ones and zeros, and the batch statistics of the image."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.dim() <= 1:
-            noise = torch.rand(parameter.shape, generator=generator)
-            parameter.copy_(noise + 0.5 if parameter.mean() > 0 else (noise - 0.5) / 5)
-    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train().momentum = 1.0
-    model(torch.cat([image, image.flip(2)]))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.eval().momentum = momentum
-
-
 def sized(model: nn.Module, config: dict[str, Any]) -> torch.Tensor:
     """An image of the least size that the model takes."""
     sizes = [config["input_size"][-1]] if config.get("fixed_input_size") else [*SIZES]
@@ -156,7 +143,7 @@ def examine(row: Row, tell: Callable[[Row], None]) -> None:
     model = build(row.library, row.name).eval()
     image = sized(model, getattr(model, "default_cfg", None) or {})
     row.size = image.shape[-1]
-    condition(model, image)
+    conditioned(model, image)
     row.outcome = "tracing"
     tell(row)
     clock = time.perf_counter()

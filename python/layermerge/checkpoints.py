@@ -14,6 +14,7 @@ from layermerge.errors import InputError
 
 _VERSION = 1
 EVERY_SECONDS = 30.0
+"""Between two states that are written."""
 
 
 class Checkpoint:
@@ -25,22 +26,17 @@ class Checkpoint:
         None keeps nothing.
     identity : str
         What is trained and how: a state of another training is refused.
-    every_seconds : float
-        Between two states that are written.
     """
 
-    def __init__(
-        self, path: str | Path | None, identity: str, *, every_seconds: float = EVERY_SECONDS
-    ) -> None:
+    def __init__(self, path: str | Path | None, identity: str) -> None:
         self.path = None if path is None else Path(path)
         self.identity = identity
-        self.every_seconds = every_seconds
         self._written = time.monotonic()
 
     @property
     def is_due(self) -> bool:
         """Whether the state should be written now."""
-        return self.path is not None and time.monotonic() - self._written >= self.every_seconds
+        return self.path is not None and time.monotonic() - self._written >= EVERY_SECONDS
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Replace the state on disk; a process that dies meanwhile leaves the old one whole."""

@@ -83,9 +83,8 @@ def finetune(
     """
     loader = _loader(data, settings.batch_size)
     steps = _num_steps(loader, settings, accelerator)
-    identity = json.dumps([settings.fingerprint, steps, fingerprint_weights(model)])
+    keep = _checkpoint(checkpoint, model, settings, steps)
     training = Training(model, settings, steps, teacher, accelerator)
-    keep = Checkpoint(_file_in(checkpoint, identity), identity)
     is_main = accelerator is None or accelerator.is_main_process
     try:
         with (
@@ -189,10 +188,17 @@ def _check_pair(images: Tensor, labels: Tensor) -> None:
         )
 
 
-def _file_in(path: str | Path | None, identity: str) -> Path | None:
-    if path is None or not Path(path).is_dir():
-        return None if path is None else Path(path)
-    return Path(path) / f"finetune-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.ckpt"
+def _checkpoint(
+    place: str | Path | None, model: nn.Module, settings: FinetuneSettings, steps: int
+) -> Checkpoint:
+    """The checkpoint at a path, in a folder, or nowhere: only then are no weights hashed."""
+    if place is None:
+        return Checkpoint(None, "")
+    identity = json.dumps([settings.fingerprint, steps, fingerprint_weights(model)])
+    path = Path(place)
+    if path.is_dir():
+        path /= f"finetune-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.ckpt"
+    return Checkpoint(path, identity)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from layermerge.candidates import CandidateSpace
 from layermerge.commands.options import search_space
 from layermerge.commands.task import Task
 from layermerge.report.formats import format_seconds
@@ -49,13 +48,8 @@ def forecast(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
         "probe_s": arguments.probe_steps * step_s,
         "importance_s_at_most": replacements * arguments.probe_steps * step_s,
         "epochs": arguments.epochs,
-        "is_original_only": is_original_only(space),
+        "is_original_only": replacements == 0,
     }
-
-
-def is_original_only(space: CandidateSpace) -> bool:
-    """Whether there is nothing to choose."""
-    return all(candidate.is_original for candidate in space.candidates)
 
 
 def seconds_of_a_step(model: nn.Module, batch: Batch) -> float:
