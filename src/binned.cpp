@@ -182,9 +182,9 @@ void BinnedTable::refuse_size() const {
         if (!row.empty()) bytes += (double(row.high) - double(row.low) + block) * sizeof(double);
     const double limit = double(std::max<std::size_t>(options_.memory_limit_bytes, 1));
     throw std::invalid_argument(text(
-        "the binned solver's table would take ", bytes / 1e6, " MB, above memory_limit_bytes = ",
-        limit / 1e6, " MB: use bins ", std::ceil(bytes / limit), " times as large (bin_ns is ",
-        options_.bin_ns, ", ", milliseconds(options_.bin_ns), "), or raise memory_limit_bytes"));
+        "the binned solver's table would take ", bytes / 1e6, " MB, above the memory limit of ",
+        limit / 1e6, " MB: use bins ", std::ceil(bytes / limit), " times as wide (bin_ns; now ",
+        milliseconds(options_.bin_ns), "), or raise memory_limit_bytes"));
 }
 
 void BinnedTable::set_cells(const Row& row, std::int64_t begin, std::int64_t end, double to,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from layermerge import _core
-from layermerge.errors import InputError
+from layermerge.errors import InfeasibleError, InputError
 from layermerge.selection import SelectedEntry, Selection, Statistics
 from layermerge.tables import (
     Entries,
@@ -166,6 +166,26 @@ def solve_exact(
         )
         for budget_ns, found in zip(budgets_ns, solutions, strict=True)
     ]
+
+
+def solve_exact_each(
+    instance: Instance, budgets_ns: list[int], gap: float, memory_limit_bytes: int
+) -> list[Selection | InfeasibleError]:
+    """Solve for each budget by the exact method; the error in place of what cannot be solved."""
+    outcomes: list[Selection | InfeasibleError] = []
+    least_ns = instance.problem.least_latency_ns
+    feasible = [budget_ns for budget_ns in budgets_ns if budget_ns >= least_ns]
+    found = iter(solve_exact(instance, feasible, gap, memory_limit_bytes))
+    for budget_ns in budgets_ns:
+        try:
+            outcomes += (
+                [next(found)]
+                if budget_ns >= least_ns
+                else solve_exact(instance, [budget_ns], gap, 0)
+            )
+        except InfeasibleError as error:
+            outcomes.append(error)
+    return outcomes
 
 
 def solve_binned(
