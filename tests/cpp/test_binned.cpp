@@ -58,7 +58,7 @@ TEST(tables_above_the_memory_limit_are_refused) {
     const Problem problem = RandomProblem{}(1, 100);
     const std::string message =
         MESSAGE_OF(std::invalid_argument, solve_binned(problem, 30'000, {1, Rounding::up, 1000}));
-    CHECK(message.find("above memory_limit_bytes = 0.001 MB") != std::string::npos);
+    CHECK(message.find("above the memory limit of 0.001 MB") != std::string::npos);
     CHECK(solve_binned(problem, 30'000, {1}).latency_ns <= 30'000);
 }
 
