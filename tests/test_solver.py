@@ -140,7 +140,8 @@ def test_arrays_give_the_rows_of_the_best_selection(tables):
     ("arguments", "message"),
     [
         (([5], [1.0]), "start and end must be given"),
-        (([5.5], [1.0], [0], [1]), "latency_ns must be an array of int64"),
+        (([5.5], [1.0], [0], [1]), "latency, in nanoseconds, must be an array of int64"),
+        (("t.csv", "i.csv"), "got a path: read the files with read_latency and read_importance"),
         (([5], [1.0, 2.0], [0], [1]), r"importance must have the shape \(1,\)"),
         (([5], [float("nan")], [0], [1]), r"importance\[0\] must be finite"),
         (([5], [1.0], [0], [0]), r"end\[0\] must be > start\[0\] = 0, got 0"),
@@ -148,7 +149,7 @@ def test_arrays_give_the_rows_of_the_best_selection(tables):
         (([5], [[1.0], [2, 3]], [0], [1]), r"importance must be .* got rows of different lengths"),
         (([5], [1.0], 0, 1), r"start must be a list or an array .* got shape \(\)"),
         (([], [], [], []), "there must be at least one entry, got none"),
-        (([2**63], [1.0], [0], [1]), "latency_ns has values that do not fit in int64"),
+        (([2**63], [1.0], [0], [1]), "latency, in nanoseconds, has values that do not fit"),
     ],
 )
 def test_bad_arrays_are_refused(arguments, message):
