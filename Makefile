@@ -58,7 +58,7 @@ cpp-test: $(VENV)/.dev  ## build and test the core alone: plain, and under sanit
 fuzz:  ## try the solvers and the table reader on random bytes for half a minute (needs clang)
 	mkdir -p build/fuzz
 	clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -ffp-contract=off -Isrc \
-	  -DLAYERMERGE_NO_DISPATCH src/*.cpp tests/fuzz/fuzz_solver.cpp -o build/fuzz/fuzz_solver
+	  src/*.cpp tests/fuzz/fuzz_solver.cpp -o build/fuzz/fuzz_solver
 	cp -r tests/fuzz/corpus build/fuzz/
 	build/fuzz/fuzz_solver -max_total_time=30 -verbosity=0 -artifact_prefix=build/fuzz/ build/fuzz/corpus
 

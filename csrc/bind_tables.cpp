@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <string>
 
+#include "python_interrupt.hpp"
 #include "table_text.hpp"
 
 namespace py = pybind11;
@@ -14,7 +15,7 @@ using namespace layermerge;
 
 namespace {
 
-py::tuple layers_of(const Column& column) {
+py::tuple layers_of(const Column& column, Interrupt& interrupt) {
     py::tuple rows(column.ends.size());
     std::size_t begin = 0;
     for (std::size_t row = 0; row < column.ends.size(); ++row) {
@@ -22,17 +23,18 @@ py::tuple layers_of(const Column& column) {
         py::tuple layers(end - begin);
         for (std::size_t k = begin; k < end; ++k) layers[k - begin] = column.integers[k];
         rows[row] = layers;
+        interrupt.work(64 + 8 * (end - begin));
         begin = end;
     }
     return rows;
 }
 
-py::object to_object(const Column& column, Field field) {
+py::object to_object(const Column& column, Field field, Interrupt& interrupt) {
     switch (field) {
         case Field::skipped:
             return py::none();
         case Field::layers:
-            return layers_of(column);
+            return layers_of(column, interrupt);
         case Field::number:
             return py::array_t<double>(py::ssize_t(column.numbers.size()), column.numbers.data());
         default:
@@ -47,14 +49,15 @@ std::optional<py::typing::List<py::object>> parse(const py::bytes& content, std:
     for (const char kind : kinds) fields.push_back(Field(kind));
     const std::string_view text = std::string_view(content).substr(begin);
     std::optional<std::vector<Column>> columns;
+    Interrupt interrupt = python_interrupt();
     {
         const py::gil_scoped_release release;
-        columns = parse_table(text, fields);
+        columns = parse_table(text, fields, interrupt);
     }
     if (!columns) return {};
     py::typing::List<py::object> objects;
     for (std::size_t c = 0; c < fields.size(); ++c)
-        objects.append(to_object((*columns)[c], fields[c]));
+        objects.append(to_object((*columns)[c], fields[c], interrupt));
     return objects;
 }
 

@@ -15,6 +15,7 @@
 #include "kernel_sizes.hpp"
 #include "latency_table.hpp"
 #include "problem.hpp"
+#include "python_interrupt.hpp"
 #include "text.hpp"
 #include "vector_instructions.hpp"
 
@@ -59,16 +60,6 @@ py::array_t<T> to_array(const std::vector<Stored>& values) {
     py::array_t<T> array(py::ssize_t(values.size()));
     std::copy(values.begin(), values.end(), array.mutable_data());
     return array;
-}
-
-// Python runs signal handlers in its main thread only: other threads have nothing to ask.
-Interrupt python_interrupt() {
-    const py::object threading = py::module_::import("threading");
-    if (!threading.attr("current_thread")().is(threading.attr("main_thread")())) return {};
-    return Interrupt([] {
-        const py::gil_scoped_acquire acquire;
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-    });
 }
 
 template <class Function>
@@ -194,7 +185,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
                         "Validated arcs of a directed acyclic graph on positions 0..last_position.")
         .def(py::init(&make_problem), py::arg("tail"), py::arg("head"), py::arg("latency_ns"),
              py::arg("value"), "Take int32 tail and head, int64 latency_ns, float64 value [arcs].")
-        .def_property_readonly("last_position", &Problem::last_position)
+        .def_property_readonly("last_position",
+                               [](const Problem& made) { return made.given(made.last_position()); })
         .def_property_readonly("arc_count", &Problem::arc_count)
         .def_property_readonly("least_latency_ns", &Problem::least_latency_ns,
                                "Latency of the fastest path.");

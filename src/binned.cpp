@@ -10,6 +10,7 @@
 
 #include "binned_arcs.hpp"
 #include "cell_array.hpp"
+#include "huge_pages.hpp"
 #include "max_plus.hpp"
 #include "text.hpp"
 
@@ -67,7 +68,7 @@ class BinnedTable {
           options_(options),
           arcs_(problem, options, interrupt),
           rows_(std::size_t(problem.last_position()) + 1) {
-        set_bounds(budget_ns);
+        set_bounds(budget_ns, interrupt);
         lay_out_rows();
     }
 
@@ -95,7 +96,9 @@ class BinnedTable {
         MaxPlusTerm term;
     };
 
-    void set_bounds(std::int64_t budget_ns);
+    void set_bounds(std::int64_t budget_ns, Interrupt& interrupt);
+    void set_cells(const Row& row, std::int64_t begin, std::int64_t end, double to,
+                   Interrupt& interrupt);
     void lay_out_rows();
     [[noreturn]] void refuse_budget(std::int64_t budget_ns, std::int64_t least_bins) const;
     [[noreturn]] void refuse_size() const;
@@ -119,16 +122,20 @@ class BinnedTable {
     std::size_t updates_ = 0;
 };
 
-void BinnedTable::set_bounds(std::int64_t budget_ns) {
+void BinnedTable::set_bounds(std::int64_t budget_ns, Interrupt& interrupt) {
     const std::int32_t last = problem_.last_position();
     std::vector<Extremes> to(rows_.size()), from(rows_.size());
     to.front().least = from.back().least = 0;
-    for (std::int32_t j = 1; j <= last; ++j)
+    for (std::int32_t j = 1; j <= last; ++j) {
         for (const BinnedArc& arc : arcs_.into(j))
             to[std::size_t(j)].extend(to[std::size_t(arc.tail)], arc.bins);
-    for (std::int32_t j = last; j >= 1; --j)
+        interrupt.work(8 * arcs_.into(j).size());
+    }
+    for (std::int32_t j = last; j >= 1; --j) {
         for (const BinnedArc& arc : arcs_.into(j))
             from[std::size_t(arc.tail)].extend(from[std::size_t(j)], arc.bins);
+        interrupt.work(8 * arcs_.into(j).size());
+    }
     // A budget beyond the slowest path buys nothing.
     const std::int64_t budget = std::min(budget_ns / options_.bin_ns, to.back().most);
     if (budget < to.back().least) refuse_budget(budget_ns, to.back().least);
@@ -175,9 +182,17 @@ void BinnedTable::refuse_size() const {
         if (!row.empty()) bytes += (double(row.high) - double(row.low) + block) * sizeof(double);
     const double limit = double(std::max<std::size_t>(options_.memory_limit_bytes, 1));
     throw std::invalid_argument(text(
-        "the binned solver's table would take ", bytes / 1e6, " MB, above memory_limit_bytes = ",
-        limit / 1e6, " MB: use bins ", std::ceil(bytes / limit), " times as large (bin_ns is ",
-        options_.bin_ns, ", ", milliseconds(options_.bin_ns), "), or raise memory_limit_bytes"));
+        "the binned solver's table would take ", bytes / 1e6, " MB, above the memory limit of ",
+        limit / 1e6, " MB: use bins ", std::ceil(bytes / limit), " times as wide (bin_ns; now ",
+        milliseconds(options_.bin_ns), "), or raise memory_limit_bytes"));
+}
+
+void BinnedTable::set_cells(const Row& row, std::int64_t begin, std::int64_t end, double to,
+                            Interrupt& interrupt) {
+    double* const cells = cell(row, begin);
+    interrupt.in_stretches(std::size_t(end - begin), 1, [&](std::size_t first, std::size_t last) {
+        std::fill(cells + first, cells + last, to);
+    });
 }
 
 void BinnedTable::fill(Interrupt& interrupt) {
@@ -185,12 +200,14 @@ void BinnedTable::fill(Interrupt& interrupt) {
     for (const Row& row : rows_) {
         if (row.empty()) continue;
         std::fill_n(cell(row, row.begin() - block), block, nothing);
+        interrupt.work(huge_page_bytes /
+                       sizeof(double));  // which the system clears at the first use
         begin = std::min(begin, row.begin());
         end = std::max(end, row.end());
     }
     const Row& origin = rows_.front();
-    std::fill(cell(origin, origin.begin()), cell(origin, origin.low), nothing);
-    std::fill(cell(origin, origin.low), cell(origin, origin.end()), 0.0);
+    set_cells(origin, origin.begin(), origin.low, nothing, interrupt);
+    set_cells(origin, origin.low, origin.end(), 0, interrupt);
     const std::int64_t width = tile_width(end - begin);
     for (; begin < end; begin += width) fill_rows(begin, begin + width, interrupt);
 }
@@ -214,8 +231,7 @@ void BinnedTable::fill_rows(std::int64_t begin, std::int64_t end, Interrupt& int
         if (first < rising_end) fill_rising(j, first, rising_end, interrupt);
         const std::int64_t flat = std::max(first, rising_end), row_end = std::min(row.end(), end);
         if (flat < row_end)
-            std::fill(cell(row, flat), cell(row, row_end), *cell(row, row.rising_end() - 1));
-        interrupt.work(std::size_t(row_end - first));
+            set_cells(row, flat, row_end, *cell(row, row.rising_end() - 1), interrupt);
     }
 }
 
@@ -287,8 +303,10 @@ std::vector<std::size_t> BinnedTable::best_path(Interrupt& interrupt) const {
     for (std::int32_t j = last; j >= 1; --j) {
         add_steps_into(j, steps, interrupt);
         std::vector<Step>& before = steps[std::size_t(j) - 1];
-        std::sort(before.begin(), before.end(),
-                  [](const Step& a, const Step& b) { return a.order() < b.order(); });
+        std::sort(before.begin(), before.end(), [&interrupt](const Step& a, const Step& b) {
+            interrupt.work(1);
+            return a.order() < b.order();
+        });
         before.erase(std::unique(before.begin(), before.end(),
                                  [](const Step& a, const Step& b) { return a.bin == b.bin; }),
                      before.end());

@@ -8,10 +8,9 @@ namespace layermerge {
 namespace {
 
 constexpr double nothing = -std::numeric_limits<double>::infinity();
-constexpr Lanes no_score = {nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing};
 
 void clear(LaneLabels& labels, const Options& options, std::int32_t origin) {
-    labels.assign(std::size_t(options.last_position()) + 1, {no_score, Lanes{}});
+    labels.assign(std::size_t(options.last_position()) + 1, {all_lanes<double>(nothing), {}});
     labels[std::size_t(origin)].score = Lanes{};
 }
 
@@ -27,61 +26,106 @@ std::size_t best_option(const Options& options, std::size_t begin, std::size_t e
     return best;
 }
 
-}  // namespace
-
-LAYERMERGE_DISPATCH void longest_prefixes(const Options& options, const Lanes& multiplier,
-                                          LaneLabels& labels, Interrupt& interrupt) {
-    clear(labels, options, 0);
-    const std::int64_t* const latency_ns = options.latency_ns.data();
-    const double* const value = options.value.data();
-    const Lanes lambda = multiplier;
-    for (std::size_t j = 1; j < labels.size(); ++j) {
-        const std::size_t pairs_end = options.first_pair[j + 1];
-        Lanes most = no_score, most_ns{};
-        for (std::size_t p = options.first_pair[j]; p < pairs_end; ++p) {
-            Lanes score = no_score, score_ns{};
-            for (std::size_t o = options.first[p]; o < options.first[p + 1]; ++o) {
-                const Lanes ns = double(latency_ns[o]) - Lanes{};
-                const Lanes with = value[o] - lambda * ns;
-                assign_where(with > score, ns, score_ns);
-                assign_where(with > score, with, score);
-            }
-            const LaneLabel& from = labels[std::size_t(options.tail[p])];
-            score += from.score;
-            score_ns += from.latency_ns;
-            assign_where(score > most, score_ns, most_ns);
-            assign_where(score > most, score, most);
-        }
-        labels[j] = {most, most_ns};
-        interrupt.work(2 * (options.first[pairs_end] - options.first[options.first_pair[j]]));
+// The largest I - λT of the options of a pair, and their T.
+template <class Register>
+LAYERMERGE_INLINE inline void best_of_pair(const Options& options, std::size_t pair,
+                                           const LanesIn<Register>& multiplier,
+                                           LanesIn<Register>& score, LanesIn<Register>& score_ns) {
+    score = all_lanes<Register>(nothing);
+    score_ns = {};
+    for (std::size_t o = options.first[pair]; o < options.first[pair + 1]; ++o) {
+        const double ns = double(options.latency_ns[o]);
+        score.raise(options.value[o] - multiplier * ns, all_lanes<Register>(ns), score_ns);
     }
 }
 
-LAYERMERGE_DISPATCH void longest_suffixes(const Options& options, const Lanes& multiplier,
-                                          LaneLabels& labels, Interrupt& interrupt) {
-    clear(labels, options, options.last_position());
-    const std::int64_t* const latency_ns = options.latency_ns.data();
-    const double* const value = options.value.data();
-    const Lanes lambda = multiplier;
-    for (std::size_t j = labels.size() - 1; j > 0; --j) {
-        const std::size_t pairs_end = options.first_pair[j + 1];
-        const LaneLabel onwards = labels[j];
-        for (std::size_t p = options.first_pair[j]; p < pairs_end; ++p) {
-            Lanes score = no_score, score_ns{};
-            for (std::size_t o = options.first[p]; o < options.first[p + 1]; ++o) {
-                const Lanes ns = double(latency_ns[o]) - Lanes{};
-                const Lanes with = value[o] - lambda * ns;
-                assign_where(with > score, ns, score_ns);
-                assign_where(with > score, with, score);
+struct LongestPrefixes {
+    template <class Register>
+    LAYERMERGE_INLINE static void run(const Options& options, const Lanes& multiplier,
+                                      LaneLabels& labels, Interrupt& interrupt) {
+        const LanesIn<Register> lambda = loaded<Register>(multiplier);
+        for (std::size_t j = 1; j < labels.size(); ++j) {
+            const std::size_t pairs_end = options.first_pair[j + 1];
+            LanesIn<Register> most = all_lanes<Register>(nothing), most_ns{}, score, score_ns;
+            for (std::size_t p = options.first_pair[j]; p < pairs_end; ++p) {
+                best_of_pair(options, p, lambda, score, score_ns);
+                const LaneLabel& from = labels[std::size_t(options.tail[p])];
+                score += loaded<Register>(from.score);
+                score_ns += loaded<Register>(from.latency_ns);
+                most.raise(score, score_ns, most_ns);
             }
-            score += onwards.score;
-            score_ns += onwards.latency_ns;
-            LaneLabel& to = labels[std::size_t(options.tail[p])];
-            assign_where(score > to.score, score_ns, to.latency_ns);
-            assign_where(score > to.score, score, to.score);
+            store(most, labels[j].score);
+            store(most_ns, labels[j].latency_ns);
+            interrupt.work(2 * (options.first[pairs_end] - options.first[options.first_pair[j]]));
         }
-        interrupt.work(2 * (options.first[pairs_end] - options.first[options.first_pair[j]]));
     }
+};
+
+struct LongestSuffixes {
+    template <class Register>
+    LAYERMERGE_INLINE static void run(const Options& options, const Lanes& multiplier,
+                                      LaneLabels& labels, Interrupt& interrupt) {
+        const LanesIn<Register> lambda = loaded<Register>(multiplier);
+        for (std::size_t j = labels.size() - 1; j > 0; --j) {
+            const std::size_t pairs_end = options.first_pair[j + 1];
+            const LanesIn<Register> onwards = loaded<Register>(labels[j].score);
+            const LanesIn<Register> onwards_ns = loaded<Register>(labels[j].latency_ns);
+            LanesIn<Register> score, score_ns;
+            for (std::size_t p = options.first_pair[j]; p < pairs_end; ++p) {
+                best_of_pair(options, p, lambda, score, score_ns);
+                score += onwards;
+                score_ns += onwards_ns;
+                LaneLabel& to = labels[std::size_t(options.tail[p])];
+                LanesIn<Register> most = loaded<Register>(to.score);
+                LanesIn<Register> most_ns = loaded<Register>(to.latency_ns);
+                most.raise(score, score_ns, most_ns);
+                store(most, to.score);
+                store(most_ns, to.latency_ns);
+            }
+            interrupt.work(2 * (options.first[pairs_end] - options.first[options.first_pair[j]]));
+        }
+    }
+};
+
+struct SurvivingPairs {
+    template <class Register>
+    LAYERMERGE_INLINE static void run(const Bounds& bounds, double target,
+                                      std::vector<SurvivingPair>& pairs, Interrupt& interrupt) {
+        const Options options = bounds.envelope().options();
+        const LanesIn<Register> lambda = loaded<Register>(bounds.multiplier());
+        const LanesIn<Register> spent = lambda * bounds.budget_ns();
+        for (std::int32_t j = 1; j <= options.last_position(); ++j) {
+            const LanesIn<Register> onwards =
+                loaded<Register>(bounds.suffixes()[std::size_t(j)].score) + spent;
+            const std::size_t pairs_end = options.first_pair[std::size_t(j) + 1];
+            for (std::size_t p = options.first_pair[std::size_t(j)]; p < pairs_end; ++p) {
+                const std::int32_t i = options.tail[p];
+                LanesIn<Register> score = all_lanes<Register>(nothing);
+                for (std::size_t o = options.first[p]; o < options.first[p + 1]; ++o)
+                    score.raise(options.value[o] - lambda * double(options.latency_ns[o]));
+                const LanesIn<Register> around =
+                    onwards + loaded<Register>(bounds.prefixes()[std::size_t(i)].score);
+                if (least(score + around) < target) continue;
+                pairs.push_back({p, i, j, {}});
+                store(around, pairs.back().around);
+            }
+            interrupt.work(32 * (pairs_end - options.first_pair[std::size_t(j)]));
+        }
+    }
+};
+
+}  // namespace
+
+void longest_prefixes(const Options& options, const Lanes& multiplier, LaneLabels& labels,
+                      Interrupt& interrupt) {
+    clear(labels, options, 0);
+    run_on_widest<LongestPrefixes>(options, multiplier, labels, interrupt);
+}
+
+void longest_suffixes(const Options& options, const Lanes& multiplier, LaneLabels& labels,
+                      Interrupt& interrupt) {
+    clear(labels, options, options.last_position());
+    run_on_widest<LongestSuffixes>(options, multiplier, labels, interrupt);
 }
 
 void EnvelopeOptions::emit(std::size_t option) {
@@ -235,27 +279,10 @@ void Bounds::place_lanes(Interrupt& interrupt) {
         upper_ = std::min(upper_, prefixes_.back().score[l] + multiplier_[l] * budget_ns_);
 }
 
-LAYERMERGE_DISPATCH void surviving_pairs(const Bounds& bounds, double target,
-                                         std::vector<SurvivingPair>& pairs, Interrupt& interrupt) {
+void surviving_pairs(const Bounds& bounds, double target, std::vector<SurvivingPair>& pairs,
+                     Interrupt& interrupt) {
     pairs.clear();
-    const Options options = bounds.envelope().options();
-    const Lanes lambda = bounds.multiplier();
-    const Lanes spent = lambda * bounds.budget_ns();
-    for (std::int32_t j = 1; j <= options.last_position(); ++j) {
-        const Lanes onwards = bounds.suffixes()[std::size_t(j)].score + spent;
-        const std::size_t pairs_end = options.first_pair[std::size_t(j) + 1];
-        for (std::size_t p = options.first_pair[std::size_t(j)]; p < pairs_end; ++p) {
-            const std::int32_t i = options.tail[p];
-            Lanes score = no_score;
-            for (std::size_t o = options.first[p]; o < options.first[p + 1]; ++o) {
-                const Lanes with = options.value[o] - lambda * double(options.latency_ns[o]);
-                assign_where(with > score, with, score);
-            }
-            const Lanes around = onwards + bounds.prefixes()[std::size_t(i)].score;
-            if (least(score + around) >= target) pairs.push_back({p, i, j, around});
-        }
-        interrupt.work(32 * (pairs_end - options.first_pair[std::size_t(j)]));
-    }
+    run_on_widest<SurvivingPairs>(bounds, target, pairs, interrupt);
 }
 
 }  // namespace layermerge

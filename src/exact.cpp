@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 
 #include "incumbent.hpp"
@@ -132,24 +133,42 @@ void ExactSolver::search(const ExactOptions& options, Interrupt& interrupt) {
     const std::size_t most_labels = options.memory_limit_bytes / (4 * sizeof(Label));
     std::size_t limit = std::min(most_labels, std::size_t{1} << 18);
     solution_.arcs_left = core_.size();
+    const double step = value_step();
+    if (step > 0) upper_ = std::floor((upper_ + bounds_.tolerance()) / step) * step;
     const double dual = upper_;
-    for (double slack = (dual - solution_.path.value) / 8;;) {
+    for (double slack = std::max(0.0, dual - solution_.path.value) / 8;;) {
         const double lower = solution_.path.value;
-        const LabelSearch::Target target{std::max(lower, dual - slack), unit_, budget_ns_};
+        const double below = step > 0 ? std::floor(slack / step) * step : slack;
+        const LabelSearch::Target target{std::max(lower, dual - below), lower, unit_, budget_ns_};
         select_arcs(target.value);
-        if (run(target, {limit, unlimited}, interrupt)) {
-            upper_ = std::min(upper_, target.value);
+        bool complete = run(target, {limit, unlimited}, interrupt);
+        if (!complete) {
+            if (close_enough(options)) return;
+            const std::size_t width = std::min(limit / 64, most_labels / (selected_.size() + 1));
+            complete = run(target, {unlimited, std::max<std::size_t>(width, 16)}, interrupt);
+        }
+        if (complete) {
+            upper_ = std::min(upper_, target.value - step);
             if (solution_.ties_resolved || target.value <= lower) return;
             slack *= 4;
         } else {
-            if (close_enough(options)) return;
-            const std::size_t width = std::min(limit / 64, most_labels / (selected_.size() + 1));
-            run(target, {unlimited, std::max<std::size_t>(width, 16)}, interrupt);
             if (limit == most_labels || close_enough(options)) return;
             limit = std::min(most_labels, 4 * limit);
         }
         if (options.gap > 0 && close_enough(options)) return;
     }
+}
+
+// Paths through the core are worth multiples of this, of which all values are multiples; 0 if that
+// is too little to matter.
+double ExactSolver::value_step() const {
+    std::int64_t divisor = 0;
+    for (const CoreArc& core : core_) {
+        if (double(core.arc.by.value) * unit_ != bounds_.all().value[core.arc.index]) return 0;
+        divisor = std::gcd(divisor, core.arc.by.value);
+        if (divisor != 0 && double(divisor) * unit_ <= 4 * bounds_.tolerance()) return 0;
+    }
+    return double(divisor) * unit_;
 }
 
 // One search for labels; true if it missed nothing of the target's value. Then a path of that value
@@ -159,9 +178,8 @@ bool ExactSolver::run(const LabelSearch::Target& target, const LabelSearch::Limi
     const double lower = solution_.path.value;
     const LabelSearch::Outcome outcome = label_search_.run(bounds_, target, limits, interrupt);
     solution_.labels += label_search_.labels();
-    if (!outcome.best) return outcome.complete;
-    const bool proven =
-        target.value <= lower || double(outcome.best->value) * unit_ >= target.value;
+    if (outcome.path.empty()) return outcome.complete;
+    const bool proven = target.value <= lower || double(outcome.best.value) * unit_ >= target.value;
     if (outcome.complete && proven) {
         solution_.path = problem_.path(outcome.path);
         solution_.optimal = solution_.ties_resolved = true;

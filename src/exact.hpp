@@ -61,6 +61,7 @@ class ExactSolver {
     void find_core(Interrupt& interrupt);
     void choose_unit();
     void select_arcs(double target);
+    double value_step() const;
     void search(const ExactOptions& options, Interrupt& interrupt);
     bool run(const LabelSearch::Target& target, const LabelSearch::Limits& limits,
              Interrupt& interrupt);

@@ -21,10 +21,10 @@ double value_unit(const Problem& problem) {
 
 [[noreturn]] void refuse_size(const FrontierOptions& options) {
     throw std::invalid_argument(
-        text("the exact frontier needs more than memory_limit_bytes = ",
+        text("the exact frontier needs more than the memory limit of ",
              double(options.memory_limit_bytes) / 1e6,
-             " MB of labels: raise it, or give epsilon > 0 or max_points for an approximation with "
-             "a proven error"));
+             " MB for labels: raise memory_limit_bytes, or give epsilon > 0 or max_points for an "
+             "approximation with a proven error"));
 }
 
 Frontier all_points(const Problem& problem, const FrontierOptions& options, Interrupt& interrupt) {

@@ -115,6 +115,8 @@ LabelSearch::Outcome LabelSearch::run(const Bounds& bounds, const Target& target
     for (const UnitArc& arc : arcs_)
         if (arc.tail <= cut_ && arc.head > cut_) join(arc, target.budget_ns, interrupt);
     if (meetings_.empty()) return outcome;
+    const bool is_better = double(best_.value) * target.unit > target.known;
+    if (!is_better && target.value > target.known) return outcome;
     outcome.best = best_;
     outcome.path = path(interrupt);
     return outcome;

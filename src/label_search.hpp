@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -17,6 +16,8 @@ class LabelSearch {
  public:
     struct Target {
         double value;  // paths below may be missed
+        double known;  // of a path: another is of interest if it is worth more, or if the target is
+                       // not
         double unit;   // of the labels' values
         std::int64_t budget_ns;
     };
@@ -25,9 +26,9 @@ class LabelSearch {
         std::size_t width;   // at each position
     };
     struct Outcome {
-        bool complete = false;      // no path of the target's value was missed
-        std::optional<Label> best;  // of all that were found
-        std::vector<std::size_t> path;
+        bool complete = false;          // no path of the target's value was missed
+        Label best{};                   // of all that were found, with its path
+        std::vector<std::size_t> path;  // none if none is of interest
     };
 
     // Arcs by head on positions 0..last.

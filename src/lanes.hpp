@@ -1,92 +1,112 @@
 #pragma once
 
+#include <concepts>
 #include <cstddef>
+#include <cstring>
 
-// GCC and Clang compute on whole vectors; other compilers get loops, which they may vectorise.
-#if defined(__GNUC__) && !defined(LAYERMERGE_NO_VECTORS)
-#define LAYERMERGE_VECTORS
-#endif
-
-// One binary runs everywhere and uses the widest vectors the machine has. The choice is made as the
-// binary is loaded, which takes a C library that can (glibc; musl cannot).
-#if defined(LAYERMERGE_VECTORS) && defined(__x86_64__) && defined(__GLIBC__) && \
-    !defined(LAYERMERGE_NO_DISPATCH)
-#define LAYERMERGE_DISPATCHES
-#define LAYERMERGE_DISPATCH __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define LAYERMERGE_DISPATCH
-#endif
+#include "registers.hpp"
 
 namespace layermerge {
 
 constexpr std::size_t lanes = 8;
 
-#if defined(LAYERMERGE_VECTORS)
+// Eight doubles, in as many registers as they take. All of it is inlined, always: how a register is
+// passed depends on the instructions that a function is compiled for.
+template <class Register>
+struct alignas(64) LanesIn {
+    static constexpr std::size_t registers = lanes * sizeof(double) / sizeof(Register);
 
-// Eight doubles; compiled to as many registers as the machine needs. What stores some is declared
-// alignas(64): compilers disagree on the alignment otherwise.
-typedef double Lanes __attribute__((vector_size(64)));
+    Register part[registers];
 
-// Nothing is returned: the size of a register would be part of the call.
-template <class Condition>
-[[gnu::always_inline]] inline void assign_where(const Condition& condition, const Lanes& from,
-                                                Lanes& to) {
-    to = condition ? from : to;
-}
+    double& operator[](std::size_t lane)
+        requires std::same_as<Register, double>
+    {
+        return part[lane];
+    }
+    const double& operator[](std::size_t lane) const
+        requires std::same_as<Register, double>
+    {
+        return part[lane];
+    }
 
-#else
-
-struct Lanes {
-    double values[lanes];
-
-    double& operator[](std::size_t lane) { return values[lane]; }
-    const double& operator[](std::size_t lane) const { return values[lane]; }
-    Lanes& operator+=(const Lanes& other) {
-        for (std::size_t l = 0; l < lanes; ++l) values[l] += other[l];
+    LAYERMERGE_INLINE LanesIn& operator+=(const LanesIn& other) {
+        for (std::size_t p = 0; p < registers; ++p) part[p] += other.part[p];
         return *this;
+    }
+    LAYERMERGE_INLINE LanesIn& operator+=(double other) {
+        for (std::size_t p = 0; p < registers; ++p) part[p] += other;
+        return *this;
+    }
+    LAYERMERGE_INLINE LanesIn& operator*=(const LanesIn& other) {
+        for (std::size_t p = 0; p < registers; ++p) part[p] *= other.part[p];
+        return *this;
+    }
+    LAYERMERGE_INLINE LanesIn& operator*=(double other) {
+        for (std::size_t p = 0; p < registers; ++p) part[p] *= other;
+        return *this;
+    }
+    // Takes what is larger, lane by lane.
+    LAYERMERGE_INLINE void raise(const LanesIn& to) {
+        for (std::size_t p = 0; p < registers; ++p)
+            part[p] = to.part[p] > part[p] ? to.part[p] : part[p];
+    }
+    // And where it does, lets `carried` be `with`.
+    LAYERMERGE_INLINE void raise(const LanesIn& to, const LanesIn& with, LanesIn& carried) {
+        for (std::size_t p = 0; p < registers; ++p)
+            carried.part[p] = to.part[p] > part[p] ? with.part[p] : carried.part[p];
+        raise(to);
     }
 };
 
-struct LaneConditions {
-    bool values[lanes];
-};
+using Lanes = LanesIn<double>;  // in memory
 
-template <class Function>
-inline Lanes by_lane(Function function) {
-    Lanes result;
-    for (std::size_t l = 0; l < lanes; ++l) result[l] = function(l);
+// Register by register, as they will be used: whole, they would be copied in smaller pieces, for
+// which a register has to wait.
+template <class Register>
+LAYERMERGE_INLINE inline LanesIn<Register> loaded(const Lanes& from) {
+    LanesIn<Register> to;
+    constexpr std::size_t held = sizeof(Register) / sizeof(double);
+    for (std::size_t p = 0; p < to.registers; ++p)
+        std::memcpy(&to.part[p], from.part + p * held, sizeof(Register));
+    return to;
+}
+
+template <class Register>
+LAYERMERGE_INLINE inline void store(const LanesIn<Register>& from, Lanes& to) {
+    constexpr std::size_t held = sizeof(Register) / sizeof(double);
+    for (std::size_t p = 0; p < from.registers; ++p)
+        std::memcpy(to.part + p * held, &from.part[p], sizeof(Register));
+}
+
+template <class Register>
+LAYERMERGE_INLINE inline LanesIn<Register> all_lanes(double value) {
+    LanesIn<Register> lanes{};
+    return lanes += value;
+}
+
+template <class Register, class Other>
+LAYERMERGE_INLINE inline LanesIn<Register> operator+(LanesIn<Register> a, const Other& b) {
+    return a += b;
+}
+
+template <class Register, class Other>
+LAYERMERGE_INLINE inline LanesIn<Register> operator*(LanesIn<Register> a, const Other& b) {
+    return a *= b;
+}
+
+template <class Register>
+LAYERMERGE_INLINE inline LanesIn<Register> operator-(double a, const LanesIn<Register>& b) {
+    LanesIn<Register> result;
+    for (std::size_t p = 0; p < LanesIn<Register>::registers; ++p) result.part[p] = a - b.part[p];
     return result;
 }
 
-inline Lanes operator+(const Lanes& a, const Lanes& b) {
-    return by_lane([&](std::size_t l) { return a[l] + b[l]; });
-}
-inline Lanes operator+(const Lanes& a, double b) {
-    return by_lane([&](std::size_t l) { return a[l] + b; });
-}
-inline Lanes operator-(double a, const Lanes& b) {
-    return by_lane([&](std::size_t l) { return a - b[l]; });
-}
-inline Lanes operator*(const Lanes& a, const Lanes& b) {
-    return by_lane([&](std::size_t l) { return a[l] * b[l]; });
-}
-inline Lanes operator*(const Lanes& a, double b) {
-    return by_lane([&](std::size_t l) { return a[l] * b; });
-}
-inline LaneConditions operator>(const Lanes& a, const Lanes& b) {
-    LaneConditions result;
-    for (std::size_t l = 0; l < lanes; ++l) result.values[l] = a[l] > b[l];
-    return result;
-}
-inline void assign_where(const LaneConditions& condition, const Lanes& from, Lanes& to) {
-    for (std::size_t l = 0; l < lanes; ++l) to[l] = condition.values[l] ? from[l] : to[l];
-}
-
-#endif
-
-inline double least(const Lanes& values) {
-    double found = values[0];
-    for (std::size_t l = 1; l < lanes; ++l) found = values[l] < found ? values[l] : found;
+template <class Register>
+LAYERMERGE_INLINE inline double least(const LanesIn<Register>& values) {
+    Lanes stored;
+    store(values, stored);
+    double found = stored[0];
+    for (std::size_t l = 1; l < lanes; ++l) found = stored[l] < found ? stored[l] : found;
     return found;
 }
 

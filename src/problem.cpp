@@ -66,14 +66,33 @@ Order sorted_by(std::span<const std::int32_t> key, std::vector<std::size_t> next
     return sorted;
 }
 
-std::string unreachable_message(std::span<const std::int64_t> fastest) {
-    const auto gap = std::find(fastest.begin(), fastest.end(), unreached);
-    const auto reached = std::find_if(fastest.rbegin(), fastest.rend(),
-                                      [](std::int64_t ns) { return ns != unreached; });
-    return text("no sequence of segments leads from position 0 to position ", fastest.size() - 1,
-                ": position ", gap - fastest.begin(),
-                " is the first that cannot be reached, and position ", fastest.rend() - reached - 1,
-                " the last that can. Add the segments that are missing between them");
+// The positions at which an arc begins or ends, rising; none if those are all from 0 to last.
+std::vector<std::int32_t> used_positions(std::span<const std::int32_t> tail,
+                                         std::span<const std::int32_t> head, std::int32_t last,
+                                         Interrupt& interrupt) {
+    std::vector<bool> is_used(std::size_t(last) + 1);
+    interrupt.in_stretches(tail.size(), 4, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t a = begin; a < end; ++a)
+            is_used[std::size_t(tail[a])] = is_used[std::size_t(head[a])] = true;
+    });
+    is_used[0] = true;
+    std::vector<std::int32_t> used;
+    if (std::find(is_used.begin(), is_used.end(), false) == is_used.end()) return used;
+    for (std::int32_t position = 0; position <= last; ++position)
+        if (is_used[std::size_t(position)]) used.push_back(position);
+    return used;
+}
+
+// Of each position, its place among those used.
+std::vector<std::int32_t> places(std::span<const std::int32_t> positions,
+                                 std::span<const std::int32_t> used, Interrupt& interrupt) {
+    std::vector<std::int32_t> place(std::size_t(used.back()) + 1);
+    for (std::size_t k = 0; k < used.size(); ++k) place[std::size_t(used[k])] = std::int32_t(k);
+    std::vector<std::int32_t> found(positions.size());
+    interrupt.in_stretches(positions.size(), 4, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t a = begin; a < end; ++a) found[a] = place[std::size_t(positions[a])];
+    });
+    return found;
 }
 
 }  // namespace
@@ -88,6 +107,13 @@ Problem::Problem(std::span<const std::int32_t> tail, std::span<const std::int32_
             last_position_ = std::max(last_position_, head[a]);
         }
     });
+    given_ = used_positions(tail, head, last_position_, interrupt);
+    std::vector<std::int32_t> tail_places, head_places;
+    if (!given_.empty()) {
+        tail = tail_places = places(tail, given_, interrupt);
+        head = head_places = places(head, given_, interrupt);
+        last_position_ = std::int32_t(given_.size()) - 1;
+    }
     const Order by_tail =
         sorted_by(tail, first_places(tail, last_position_, interrupt), nullptr, interrupt);
     first_ = first_places(head, last_position_, interrupt);
@@ -147,21 +173,32 @@ void Problem::check_paths(Interrupt& interrupt) {
             if (in.latency_ns[a] >= unreached - slowest[from])
                 throw std::invalid_argument(
                     text("latency_ns[", in.id[a], "] = ", in.latency_ns[a],
-                         " makes the slowest path to position ", j,
+                         " makes the slowest path to position ", given(j),
                          " take 2^63 - 1 nanoseconds or more: are the latencies in nanoseconds?"));
             fastest[to] = std::min(fastest[to], fastest[from] + in.latency_ns[a]);
             slowest[to] = std::max(slowest[to], slowest[from] + in.latency_ns[a]);
             largest[to] = std::max(largest[to], largest[from] + std::fabs(in.value[a]));
             if (std::isinf(largest[to]))
                 throw std::invalid_argument(text("value[", in.id[a], "] = ", in.value[a],
-                                                 " makes the values of a path to position ", j,
-                                                 " sum to infinity"));
+                                                 " makes the values of a path to position ",
+                                                 given(j), " sum to infinity"));
         }
     }
     if (fastest.back() == unreached) throw std::invalid_argument(unreachable_message(fastest));
     least_latency_ns_ = fastest.back();
     most_latency_ns_ = slowest.back();
     most_magnitude_ = *std::max_element(largest.begin(), largest.end());
+}
+
+std::string Problem::unreachable_message(std::span<const std::int64_t> fastest) const {
+    const auto gap = std::find(fastest.begin(), fastest.end(), unreached);
+    const auto reached = std::find_if(fastest.rbegin(), fastest.rend(),
+                                      [](std::int64_t ns) { return ns != unreached; });
+    return text("no sequence of segments leads from position 0 to position ", given(last_position_),
+                ": position ", given(std::int32_t(gap - fastest.begin())),
+                " is the first that cannot be reached, and position ",
+                given(std::int32_t(fastest.rend() - reached - 1)),
+                " the last that can. Add the segments that are missing between them");
 }
 
 void Problem::check_budget(std::int64_t budget_ns) const {

@@ -57,6 +57,9 @@ struct Options {
 // (tail, head] replaced by one candidate, of which it has the latency and the value. An arc's id is
 // its index in the arrays given. Immutable, so threads may share it.
 //
+// Positions at which no arc begins or ends are left out, and the others numbered anew from 0 on:
+// what comes after needs time and memory for positions that matter only.
+//
 // Throws std::invalid_argument, naming the argument and the value, unless 0 <= tail < head,
 // latency_ns >= 0, the values are finite, the last position can be reached, and every path's
 // latency and value can be summed without overflow.
@@ -69,6 +72,10 @@ class Problem {
             Interrupt interrupt = {});
 
     std::int32_t last_position() const noexcept { return last_position_; }
+    // A position as it was given.
+    std::int32_t given(std::int32_t position) const {
+        return given_.empty() ? position : given_[std::size_t(position)];
+    }
     std::size_t arc_count() const noexcept { return tail_.size(); }
     std::int64_t least_latency_ns() const noexcept { return least_latency_ns_; }
     // No path is slower; from position 0 to any, no sum of |value| is larger.
@@ -90,6 +97,7 @@ class Problem {
     Path path(std::span<const std::size_t> indices) const;
 
  private:
+    std::string unreachable_message(std::span<const std::int64_t> fastest) const;
     void append_arcs(const std::int32_t* order, std::span<const std::int32_t> tail,
                      std::span<const std::int64_t> latency_ns, std::span<const double> value,
                      Interrupt& interrupt);
@@ -100,6 +108,7 @@ class Problem {
     std::int64_t least_latency_ns_ = 0;
     std::int64_t most_latency_ns_ = 0;
     double most_magnitude_ = 0;
+    std::vector<std::int32_t> given_;  // none if all positions matter
     std::vector<std::size_t> first_;
     std::vector<std::int32_t> tail_;
     std::vector<std::int32_t> id_;

@@ -1,8 +1,6 @@
 #include "vector_instructions.hpp"
 
-#include <cstddef>
-
-#include "lanes.hpp"
+#include "registers.hpp"
 
 namespace layermerge {
 

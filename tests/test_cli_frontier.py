@@ -73,11 +73,28 @@ def test_a_missing_package_is_named(capsys, tmp_path, monkeypatch, ending, packa
     ("options", "message"),
     [
         (["--plot=out.jpeg2000"], "a name that ends in one of .png, .svg, .pdf, .html"),
-        (["--epsilon=-1"], "epsilon must be >= 0, got -1"),
-        (["--max-points=1"], "max_points must be from 2"),
+        (
+            ["--memory-limit=1kB"],
+            "needs more than the memory limit of 0.001 MB for labels: raise --memory-limit, or "
+            "give --epsilon > 0 or --max-points",
+        ),
         (["--plot=/nonesuch/out.svg"], "cannot write /nonesuch/out.svg: its folder does not exist"),
     ],
 )
 def test_bad_options_exit_with_2(capsys, options, message):
     assert main(["frontier", *TABLES, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--epsilon=-1", "'-1' is not a number of at least 0"),
+        ("--max-points=1", "'1' is not a whole number of 2 or more"),
+    ],
+)
+def test_bad_usage_exits_with_2(capsys, option, message):
+    with pytest.raises(SystemExit) as caught:
+        main(["frontier", *TABLES, option])
+    assert caught.value.code == 2
     assert message in capsys.readouterr().err

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from layermerge import solver
 from layermerge.cli import main
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
@@ -99,6 +100,11 @@ def test_several_budgets_give_a_list(capsys):
     assert main([*command, "--budget-ms", "1", "--json"]) == 3
     solutions = json.loads(capsys.readouterr().out)["solutions"]
     assert [each["feasible"] for each in solutions] == [True, True, False]
+    assert [each["budget_ms"] for each in solutions] == [300, 200, 1]
+    assert main([*command, "--budget-ms", "1", "--budget-ms", "299", "--method=binned"]) == 3
+    output = capsys.readouterr()
+    assert output.out.count("budget kept") == 3
+    assert "no plan meets the budget of 1 ms" in output.err
 
 
 def test_a_speedup_is_a_budget(capsys):
@@ -119,7 +125,8 @@ def unit_rows(name):
 def test_options_of_binned_do_not_go_with_exact(capsys):
     command = solve_command("resnet34.s1", "--budget-ms", 300, "--method", "exact")
     assert main([*command, "--bin-ms", "0.1"]) == 2
-    assert "options of method 'binned'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--bin-ms and --rounding are options of method 'binned'" in error
 
 
 @pytest.mark.parametrize("rounding", ["up", "floor"])
@@ -148,6 +155,16 @@ def test_the_table_shows_every_segment(capsys):
         (["merge"], "invalid choice: 'merge'"),
         ([], "required: COMMAND"),
         (solve_command("resnet34.s1", "--budget-ms", "soon"), "got 'soon'"),
+        (solve_command("resnet34.s1", "--speedup=nan"), "'nan' is not a number greater than 0"),
+        (solve_command("resnet34.s1", "--budget-ms=1", "--gap=-1"), "a number of at least 0"),
+        (
+            solve_command("resnet34.s1", "--budget-ms=1", "--memory-limit=big"),
+            "'big' is not a size such as 500MB, 4GB or 2GiB",
+        ),
+        (
+            solve_command("resnet34.s1", "--budget-ms=1", "--memory-limit=9999999TB"),
+            "more memory than there is",
+        ),
         (solve_command("resnet34.s1", "--budget-ms=-1"), "must be >= 0 milliseconds"),
         (solve_command("resnet34.s1", "--budget-ms", 1, "--rounding", "down"), "invalid choice"),
     ],
@@ -192,4 +209,25 @@ def test_a_gap_in_the_positions_exits_with_2(capsys, tmp_path):
 def test_too_small_a_bin_exits_with_2_and_says_the_size(capsys):
     command = solve_command("resnet34.s1", "--budget-ms", 300, "--bin-ms", "0.000001")
     assert main(command) == 2
-    assert "above memory_limit_bytes" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "above the memory limit of 2147.48 MB" in error
+    assert "times as wide (--bin-ms; now 0.000001 ms), or raise --memory-limit" in error
+    assert main([*command, "--bin-ms=0.001", "--memory-limit=1kB"]) == 2
+    assert "above the memory limit of 0.001 MB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("500MB", 500 * 10**6), ("4GB", 4 * 10**9), ("2 GiB", 2**31), ("1.5k", 1500), ("0", 0)],
+)
+def test_a_memory_limit_has_a_unit(monkeypatch, capsys, size, expected):
+    limits = []
+
+    def solve_many(*tables, memory_limit_bytes, **options):
+        limits.append(memory_limit_bytes)
+        return solver.solve_many(*tables, **options)
+
+    monkeypatch.setattr("layermerge.commands.solve.solve_many", solve_many)
+    command = solve_command("resnet34.s1", "--budget-ms", 300, "--memory-limit", size)
+    assert main(command) == 0
+    assert limits == [expected]

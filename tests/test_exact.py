@@ -179,6 +179,27 @@ def test_a_memory_limit_ends_in_a_feasible_path_and_an_honest_gap():
     assert limited.optimal == (limited.upper_bound - limited.value < 1e-9)
 
 
+def test_values_in_steps_prove_a_path_that_no_step_is_above():
+    arcs = family("ties", 200, window=6, options=3)
+    least, most = extreme_latencies_ns(arcs)
+    budget_ns = least + (most - least) // 3
+    limited = solved(arcs, budget_ns, memory_limit_bytes=100)
+    assert limited.labels < 100
+    assert limited.optimal
+    assert limited.value == limited.upper_bound == solved(arcs, budget_ns).value
+    uneven = Arcs(arcs.tail, arcs.head, arcs.latency_ns, arcs.value * 0.3)
+    assert not solved(uneven, budget_ns, memory_limit_bytes=100).optimal
+
+
+def test_a_search_of_few_labels_at_each_position_is_a_proof_if_it_missed_none():
+    arcs = family("easy", 400, window=6, options=3)
+    least, most = extreme_latencies_ns(arcs)
+    budget_ns = least + (most - least) // 3
+    limited, found = (solved(arcs, budget_ns, memory_limit_bytes=b) for b in (100, 2**31))
+    assert limited.ties_resolved
+    assert limited.arcs.tolist() == found.arcs.tolist()
+
+
 def test_bad_options_are_refused():
     arcs = random_arcs(0, 3)
     for gap in (-0.1, float("nan")):

@@ -41,6 +41,8 @@ def test_a_budget_is_rounded_down():
     [
         ("nan", "must be a number of milliseconds, got 'nan'"),
         (float("inf"), "must be a number of milliseconds, got 'inf'"),
+        ("0,5", "got '0,5': write decimals with a point"),
+        ("9" * 5000, r"got 9{77}\.\.\.$"),
         ("1_0", "must be a number"),
         ("", "must be a number"),
         ("-0.5", "must be >= 0 milliseconds, got -0.5"),

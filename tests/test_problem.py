@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,32 @@ def test_no_arcs_are_refused():
 def test_a_gap_names_the_first_position_that_cannot_be_reached():
     with pytest.raises(InputError, match="position 3 is the first that cannot be reached"):
         problem([*CHAIN, (3, 4, 1, 0.0)])
+
+
+def test_positions_at_which_no_arc_ends_change_nothing_but_names():
+    spread = problem([(70 * i, 70 * j, ns, value) for i, j, ns, value in CHAIN])
+    assert (spread.last_position, spread.arc_count, spread.least_latency_ns) == (140, 3, 9)
+    for budget_ns in (9, 12):
+        (found,) = _core.solve_exact(spread, [budget_ns])
+        (expected,) = _core.solve_exact(problem(CHAIN), [budget_ns])
+        assert found.arcs.tolist() == expected.arcs.tolist()
+        binned = _core.solve_binned(spread, budget_ns, bin_ns=1)
+        assert binned[0].tolist() == expected.arcs.tolist()
+    with pytest.raises(InputError, match="to position 70 take"):
+        problem([(0, 70, 2**63 - 1, 0.0)])
+    with pytest.raises(InputError) as caught:
+        problem([(0, 70, 1, 0.0), (90, 140, 1, 0.0), (140, 200, 1, 0.0)])
+    assert "leads from position 0 to position 200: position 90 is the first that" in str(
+        caught.value
+    )
+    assert "position 70 the last that can" in str(caught.value)
+
+
+def test_millions_of_positions_with_few_arcs_take_no_time():
+    began = time.process_time()
+    (found,) = _core.solve_exact(problem([(0, 1, 3, 1.0), (1, 2**24, 4, 1.0)]), [7])
+    assert found.arcs.tolist() == [0, 1]
+    assert time.process_time() - began < 3
 
 
 def test_latencies_whose_sum_overflows_are_refused():

@@ -81,7 +81,7 @@ def test_an_infeasible_budget_has_the_least_latency(tables):
         ({"budget_ns": 100, "rounding": "down"}, "rounding must be one of 'up', 'floor'"),
         (
             {"budget_ns": 100, "method": "binned", "memory_limit_bytes": 0},
-            "above memory_limit_bytes",
+            "or raise memory_limit_bytes",
         ),
         ({"budget_ns": 100, "method": "exact", "bin_ns": 1}, "options of method 'binned'"),
         ({"budget_ns": 100, "method": "exact", "rounding": "up"}, "options of method 'binned'"),
@@ -140,7 +140,8 @@ def test_arrays_give_the_rows_of_the_best_selection(tables):
     ("arguments", "message"),
     [
         (([5], [1.0]), "start and end must be given"),
-        (([5.5], [1.0], [0], [1]), "latency_ns must be an array of int64"),
+        (([5.5], [1.0], [0], [1]), "latency, in nanoseconds, must be an array of int64"),
+        (("t.csv", "i.csv"), "got a path: read the files with read_latency and read_importance"),
         (([5], [1.0, 2.0], [0], [1]), r"importance must have the shape \(1,\)"),
         (([5], [float("nan")], [0], [1]), r"importance\[0\] must be finite"),
         (([5], [1.0], [0], [0]), r"end\[0\] must be > start\[0\] = 0, got 0"),
@@ -148,7 +149,7 @@ def test_arrays_give_the_rows_of_the_best_selection(tables):
         (([5], [[1.0], [2, 3]], [0], [1]), r"importance must be .* got rows of different lengths"),
         (([5], [1.0], 0, 1), r"start must be a list or an array .* got shape \(\)"),
         (([], [], [], []), "there must be at least one entry, got none"),
-        (([2**63], [1.0], [0], [1]), "latency_ns has values that do not fit in int64"),
+        (([2**63], [1.0], [0], [1]), "latency, in nanoseconds, has values that do not fit"),
     ],
 )
 def test_bad_arrays_are_refused(arguments, message):
@@ -166,6 +167,11 @@ def test_many_budgets_give_what_each_gives_alone(tables):
     for budget_ns, found in zip((70, 109, 110), solve_many(*tables, [70, 109, 110]), strict=True):
         alone = solve(*tables, budget_ns=budget_ns)
         assert (found.rows, found.value, found.budget_ns) == (alone.rows, alone.value, budget_ns)
+    outcomes = solve_many(*tables, [69, 109, 0])
+    assert [isinstance(each, InfeasibleError) for each in outcomes] == [True, False, True]
+    assert "the budget of 0.000069 ms: the least" in str(outcomes[0])
+    assert outcomes[2].least_latency_ns == 70
+    assert outcomes[1].rows == solve(*tables, budget_ns=109).rows
     with pytest.raises(InputError, match=r"budgets_ns\[1\] must be from 0"):
         solve_many(*tables, [70, -1])
     with pytest.raises(InputError, match="budgets_ns must be a sequence of integers, got 70"):
@@ -180,6 +186,7 @@ def test_the_frontier_has_a_selection_for_every_point(tables):
         selection = found.selection(point)
         assert selection.latency_ns == found.latency_ns[point]
         assert selection.value == found.value[point]
+        assert found.selections()[point].rows == selection.rows
 
 
 @pytest.mark.parametrize("module", [solver, milliseconds])

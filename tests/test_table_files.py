@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import sys
+import zipfile
 from decimal import Decimal
 from pathlib import Path
 
@@ -144,6 +146,50 @@ def test_errors_of_importances_name_the_column(write, old, new, message):
 def test_what_is_no_table_is_refused(write, content, message):
     with pytest.raises(InputError, match=message):
         read_latency(write(content))
+
+
+def test_other_formats_are_named_with_what_to_do(tmp_path):
+    gzipped, workbook, utf_16 = (tmp_path / name for name in ("t.csv.gz", "t.xlsx", "t.csv"))
+    gzipped.write_bytes(gzip.compress(LATENCY.encode()))
+    with zipfile.ZipFile(workbook, "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    utf_16.write_text(LATENCY, encoding="utf-16")
+    for path, message in (
+        (gzipped, "is compressed by gzip: unpack it first"),
+        (workbook, "is an Excel workbook or a zip archive: save it as CSV"),
+        (utf_16, "is text in UTF-16: save it as CSV in UTF-8"),
+    ):
+        for read in (read_latency, read_importance):
+            with pytest.raises(InputError, match=message):
+                read(path)
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_other_separators_are_named(write, mark):
+    with pytest.raises(InputError, match=r"separates its columns by .*: separate them by commas"):
+        read_latency(write(f"st{mark}end{mark}time\n0{mark}1{mark}0,5\n"))
+
+
+def test_swapped_tables_are_told_apart(write):
+    with pytest.raises(InputError, match=r"looks like an importance table: .* no 'time'\. Swap"):
+        read_latency(write(IMPORTANCE))
+    with pytest.raises(InputError, match=r"looks like a latency table: .* no 'importance'\. Swap"):
+        read_importance(write(LATENCY))
+
+
+@pytest.mark.parametrize("digits", ["16777217", "9999999999", "99999999999999999999"])
+def test_a_position_beyond_the_limit_names_limit_and_line(write, digits):
+    message = f"line 2, column 'end': must be at most 16777216, as all positions, got {digits}"
+    with pytest.raises(InputError, match=message):
+        read_latency(write(LATENCY.replace("0,0,1", f"0,0,{digits}")))
+
+
+def test_a_parquet_file_is_one_by_any_name(tmp_path):
+    pytest.importorskip("pyarrow")
+    table = read_latency(REFERENCE / "resnet34.s1.time.csv")
+    write_latency(table, tmp_path / "t.parquet")
+    renamed = (tmp_path / "t.parquet").rename(tmp_path / "t.pq")
+    assert read_latency(renamed).latency_ns.tolist() == table.latency_ns.tolist()
 
 
 def test_a_directory_and_a_missing_file_are_refused(tmp_path):

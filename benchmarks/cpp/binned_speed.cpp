@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "binned.hpp"
-#include "lanes.hpp"
 #include "max_plus.hpp"
+#include "registers.hpp"
 
 using namespace layermerge;
 
@@ -73,12 +73,19 @@ double seconds(double at_most_in_all, Function function) {
     return least;
 }
 
-LAYERMERGE_DISPATCH void update(double* __restrict best, const double* __restrict before,
-                                double value, std::size_t count) {
-    for (std::size_t t = 0; t < count; ++t) {
-        const double sum = before[t] + value;
-        best[t] = sum > best[t] ? sum : best[t];
+struct Update {
+    template <class Register>
+    LAYERMERGE_INLINE static void run(double* __restrict best, const double* __restrict before,
+                                      double value, std::size_t count) {
+        for (std::size_t t = 0; t < count; ++t) {
+            const double sum = before[t] + value;
+            best[t] = sum > best[t] ? sum : best[t];
+        }
     }
+};
+
+void update(double* best, const double* before, double value, std::size_t count) {
+    run_on_widest<Update>(best, before, value, count);
 }
 
 // In first-level cache, from everywhere in a vector.

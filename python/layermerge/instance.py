@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from layermerge import _core
-from layermerge.errors import InputError
+from layermerge.errors import InfeasibleError, InputError
 from layermerge.selection import SelectedEntry, Selection, Statistics
 from layermerge.tables import (
     Entries,
@@ -85,6 +86,11 @@ def instance_of(
         kept: Sequence[tuple[int, ...]] | None = importance.kept
     elif isinstance(latency, LatencyTable) or isinstance(importance, ImportanceTable):
         raise InputError("latency and importance must be two tables or two arrays, got one of each")
+    elif isinstance(latency, (str, Path)) or isinstance(importance, (str, Path)):
+        raise InputError(
+            "latency and importance must be tables or arrays, got a path: read the files with "
+            "read_latency and read_importance"
+        )
     elif start is None or end is None:
         raise InputError("start and end must be given with arrays of latency and importance")
     else:
@@ -126,7 +132,9 @@ def _from_arrays(
     ones = np.ones((rows, 2), dtype=np.int32)
     entries = Entries(starts, ends, 0 * ones, ones, np.zeros(rows, dtype=np.bool_))
     spread = np.zeros(rows, dtype=np.int64)
-    table = LatencyTable(entries, _column("latency", latency_ns), spread)
+    times = _column("latency", latency_ns)
+    times = frozen_array("latency, in nanoseconds,", times, np.int64, (rows,))
+    table = LatencyTable(entries, times, spread)
     values = _column("importance", importance)
     return table, frozen_array("importance", values, np.float64, (rows,))
 
@@ -166,6 +174,26 @@ def solve_exact(
         )
         for budget_ns, found in zip(budgets_ns, solutions, strict=True)
     ]
+
+
+def solve_exact_each(
+    instance: Instance, budgets_ns: list[int], gap: float, memory_limit_bytes: int
+) -> list[Selection | InfeasibleError]:
+    """Solve for each budget by the exact method; the error in place of what cannot be solved."""
+    outcomes: list[Selection | InfeasibleError] = []
+    least_ns = instance.problem.least_latency_ns
+    feasible = [budget_ns for budget_ns in budgets_ns if budget_ns >= least_ns]
+    found = iter(solve_exact(instance, feasible, gap, memory_limit_bytes))
+    for budget_ns in budgets_ns:
+        try:
+            outcomes += (
+                [next(found)]
+                if budget_ns >= least_ns
+                else solve_exact(instance, [budget_ns], gap, 0)
+            )
+        except InfeasibleError as error:
+            outcomes.append(error)
+    return outcomes
 
 
 def solve_binned(

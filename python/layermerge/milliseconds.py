@@ -35,12 +35,13 @@ def ns_from_ms(milliseconds: str | float | Decimal, *, rounding: str = ROUND_HAL
     """
     text = str(milliseconds).strip()
     if not _NUMBER.fullmatch(text):
-        raise InputError(f"must be a number of milliseconds, got '{shown(text)}'")
+        point = ": write decimals with a point" if "," in text else ""
+        raise InputError(f"must be a number of milliseconds, got '{shown(text)}'{point}")
     exact = Decimal(text)
     if exact < 0:
-        raise InputError(f"must be >= 0 milliseconds, got {text}")
+        raise InputError(f"must be >= 0 milliseconds, got {shown(text)}")
     if exact.adjusted() > 13 or (ns := _whole(exact, rounding)) > MAX_NS:
-        raise InputError(f"must be below {MAX_NS // 10**6} milliseconds, got {text}")
+        raise InputError(f"must be below {MAX_NS // 10**6} milliseconds, got {shown(text)}")
     return ns
 
 

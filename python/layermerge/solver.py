@@ -11,8 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from layermerge import _core
-from layermerge.errors import InputError
-from layermerge.instance import Instance, instance_of, solve_binned, solve_exact
+from layermerge.errors import InfeasibleError, InputError
+from layermerge.instance import (
+    Instance,
+    instance_of,
+    solve_binned,
+    solve_exact,
+    solve_exact_each,
+)
 from layermerge.milliseconds import MAX_NS, budget_from_ms
 from layermerge.selection import SelectedEntry, Selection, Statistics
 from layermerge.tables import ImportanceTable, LatencyTable
@@ -32,6 +38,8 @@ METHODS = ("exact", "binned")
 ROUNDINGS = ("up", "floor")
 DEFAULT_BINS = 10_000
 """Bins that a budget is divided into unless `bin_ns` is given."""
+MEMORY_LIMIT_BYTES = 2 << 30
+"""Of labels or bins, unless `memory_limit_bytes` is given."""
 
 
 def solve(
@@ -47,7 +55,7 @@ def solve(
     gap: float = 0.0,
     bin_ns: int | None = None,
     rounding: str | None = None,
-    memory_limit_bytes: int = 2 << 30,
+    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
 ) -> Selection:
     """Select consecutive entries that cover all positions, of largest importance in the budget.
 
@@ -125,24 +133,38 @@ def solve_many(
     start: ArrayLike | None = None,
     end: ArrayLike | None = None,
     gap: float = 0.0,
-    memory_limit_bytes: int = 2 << 30,
-) -> list[Selection]:
+    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+) -> list[Selection | InfeasibleError]:
     """Solve exactly for each of many budgets; tables are matched and memory is taken once.
 
-    Parameters and errors are those of `solve`.
+    Parameters are those of `solve`.
+
+    Returns
+    -------
+    list of Selection or InfeasibleError
+        In the order of the budgets. A budget that no selection meets does not end the others: it
+        has the error that `solve` would raise, which has the least achievable latency.
+
+    Raises
+    ------
+    InputError
+        The tables or the options are not as expected.
 
     Examples
     --------
     >>> arrays = {"start": [0, 1, 0], "end": [1, 2, 2]}
     >>> [found.rows for found in solve_many([5, 6, 7], [0.9, 0.8, 1.1], [7, 11], **arrays)]
     [(2,), (0, 1)]
+    >>> (outcome,) = solve_many([5, 6, 7], [0.9, 0.8, 1.1], [6], **arrays)
+    >>> isinstance(outcome, Selection), outcome.least_latency_ns
+    (False, 7)
     """
     instance = instance_of(latency, importance, start, end)
     if not isinstance(budgets_ns, Iterable):
         raise InputError(f"budgets_ns must be a sequence of integers, got {budgets_ns!r}")
     budgets = [_integer(f"budgets_ns[{k}]", each, 0) for k, each in enumerate(budgets_ns)]
     memory_limit = _integer("memory_limit_bytes", memory_limit_bytes, 0)
-    return solve_exact(instance, budgets, _share("gap", gap), memory_limit)
+    return solve_exact_each(instance, budgets, _share("gap", gap), memory_limit)
 
 
 def frontier(
@@ -153,7 +175,7 @@ def frontier(
     end: ArrayLike | None = None,
     max_points: int | None = None,
     epsilon: float = 0.0,
-    memory_limit_bytes: int = 2 << 30,
+    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
 ) -> Frontier:
     """Find all selections that no other dominates: what every budget can buy.
 
@@ -234,8 +256,14 @@ class Frontier:
 
     def selection(self, point: int) -> Selection:
         """Recover the selection of a point: the exact solution with its latency as the budget."""
-        budget_ns = int(self.latency_ns[point])
-        return solve_exact(self._instance, [budget_ns], 0.0, 2 << 30)[0]
+        return self._solve([int(self.latency_ns[point])])[0]
+
+    def selections(self) -> list[Selection]:
+        """Recover those of all points."""
+        return self._solve(self.latency_ns.tolist())
+
+    def _solve(self, budgets_ns: list[int]) -> list[Selection]:
+        return solve_exact(self._instance, budgets_ns, 0.0, MEMORY_LIMIT_BYTES)
 
 
 def _chosen_method(method: str | None, gap: float, bin_ns: int | None, rounding: str | None) -> str:

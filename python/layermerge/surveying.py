@@ -13,7 +13,7 @@ from layermerge.latency.profile import LatencyProfile
 from layermerge.plan import Plan
 from layermerge.planning import chosen_candidates, predict_ns, tabulate
 from layermerge.search_results import FrontierPoint, SearchResult, SegmentFinding
-from layermerge.solver import frontier, solve_many
+from layermerge.solver import frontier
 
 MAX_POINTS = 100
 """Points of the frontier that are kept: more than a reader tells apart."""
@@ -59,11 +59,10 @@ def _frontier(
 ) -> tuple[FrontierPoint, ...]:
     latency, importance, candidates = tabulate(profile, scores, objective)
     found = frontier(latency, importance, max_points=max_points - 1)
-    selections = solve_many(latency, importance, found.latency_ns.tolist())
     by_place = {(c.start, c.end, c.kept): c for c in candidates}
     plans = [
         tuple(by_place[e.start, e.end, e.kept] for e in selection.entries)
-        for selection in selections
+        for selection in found.selections()
     ]
     points = {
         point.latency_ns: point

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from layermerge import _core
 from layermerge.errors import InputError, MissingDependencyError
-from layermerge.tables import Entries, has_repeats
+from layermerge.tables import MAX_POSITION, Entries, has_repeats
 
 _KINDS = {
     "st": "w",
@@ -27,13 +27,35 @@ _KINDS = {
 _ENTRY_COLUMNS = ("st", "end", "ker", "str", "is_dw")
 
 
+_UNPACK = "unpack it first"
+_OTHER_FORMATS = {
+    b"\x1f\x8b": f"compressed by gzip: {_UNPACK} (gunzip)",
+    b"BZh": f"compressed by bzip2: {_UNPACK} (bunzip2)",
+    b"\xfd7zXZ\0": f"compressed by xz: {_UNPACK} (unxz)",
+    b"\x28\xb5\x2f\xfd": f"compressed by zstd: {_UNPACK} (unzstd)",
+    b"PK\3\4": "an Excel workbook or a zip archive: save it as CSV (UTF-8), or unpack it first",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook: save it as CSV (UTF-8)",
+    b"SQLite format 3\0": "an SQLite database, such as a study: write the table as CSV",
+    b"\x93NUMPY": "a NumPy array: write it as CSV, or give solve() the arrays themselves",
+    b"\xff\xfe": "text in UTF-16: save it as CSV in UTF-8",
+    b"\xfe\xff": "text in UTF-16: save it as CSV in UTF-8",
+}
+"""By the bytes that a file begins with: what it is, and what to do."""
+
+
 def read_content(path: str | Path) -> bytes:
     """Read a file as CSV text; a Parquet file as the text it stands for."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    return _csv_of_parquet(path, content) if Path(path).suffix == ".parquet" else content
+    except ValueError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error}") from error
+    for beginning, what in _OTHER_FORMATS.items():
+        if content.startswith(beginning):
+            raise InputError(f"{path} is {what}")
+    is_parquet = Path(path).suffix == ".parquet" or content.startswith(b"PAR1")
+    return _csv_of_parquet(path, content) if is_parquet else content
 
 
 def write_content(path: str | Path, content: bytes) -> None:
@@ -83,7 +105,9 @@ def quick_entries(columns: dict[str, Any]) -> Entries | None:
     """Make entries of quick columns; None if one is wrong, for someone else to say."""
     start, end = columns["st"], columns["end"]
     described = [name in columns for name in ("ker", "str", "is_dw")]
-    if not len(start) or (end <= start).any() or (any(described) and not columns.keys() >= _NEEDED):
+    if not len(start) or (end <= start).any() or end.max() > MAX_POSITION:
+        return None
+    if any(described) and not columns.keys() >= _NEEDED:
         return None
     pairs = np.ones((len(start), 2), dtype=np.int32)
     entries = Entries(

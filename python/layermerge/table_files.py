@@ -30,7 +30,14 @@ from layermerge.table_content import (
     read_content,
     write_content,
 )
-from layermerge.tables import Entries, ImportanceTable, Key, LatencyTable, describe
+from layermerge.tables import (
+    MAX_POSITION,
+    Entries,
+    ImportanceTable,
+    Key,
+    LatencyTable,
+    describe,
+)
 
 T = TypeVar("T")
 
@@ -57,6 +64,7 @@ def read_latency(path: str | Path) -> LatencyTable:
         stdev_ns = quick.get("stdev", np.zeros(len(entries), dtype=np.int64))
     else:
         file = _CsvFile(path, content)
+        file.refuse_swapped("importance", needed="time")
         latency_ns = np.array(file.parsed("time", ns_from_ms), dtype=np.int64)
         stdev_ns = np.array(file.parsed("stdev", _parse_spread, absent="0"), dtype=np.int64)
         entries = _read_entries(file)
@@ -78,6 +86,7 @@ def read_importance(path: str | Path) -> ImportanceTable:
         if kept is not None:
             return ImportanceTable(entries, quick["importance"], kept, source=str(path))
     file = _CsvFile(path, content)
+    file.refuse_swapped("time", needed="importance")
     importance = np.array(file.parsed("importance", _parse_finite), dtype=np.float64)
     entries = _read_entries(file)
     return ImportanceTable(entries, importance, _read_kept(file, entries), source=str(path))
@@ -105,6 +114,12 @@ class _CsvFile:
         if not rows:
             raise InputError(f"{path} is empty: expected a line with the names of the columns")
         names = [name.strip() for name in rows[0][1]]
+        separator = next((mark for mark in ";\t|" if mark in names[0]), None)
+        if separator and len(names) == 1:
+            raise InputError(
+                f"{path} separates its columns by {separator!r}: separate them by commas, and "
+                "write decimals with a point"
+            )
         for place, name in enumerate(names):
             if name and name in names[:place]:
                 raise InputError(
@@ -125,6 +140,15 @@ class _CsvFile:
 
     def __contains__(self, name: str) -> bool:
         return name in self._columns
+
+    def refuse_swapped(self, other: str, needed: str) -> None:
+        """Say that this looks like the other table, if it does."""
+        if other in self and needed not in self:
+            kind = {"time": "a latency", "importance": "an importance"}[other]
+            raise InputError(
+                f"{self._path} looks like {kind} table: it has a column '{other}' and no "
+                f"'{needed}'. Swap the latency and the importance table (--latency, --importance)"
+            )
 
     def parsed(self, name: str, parse: Callable[[str], T], *, absent: str | None = None) -> list[T]:
         """Parse each field of a column; `absent` stands for the fields of a missing column."""
@@ -159,8 +183,8 @@ class _CsvFile:
 
 
 def _read_entries(file: _CsvFile) -> Entries:
-    start = file.parsed("st", _parse_whole)
-    end = file.parsed("end", _parse_whole)
+    start = file.parsed("st", _parse_position)
+    end = file.parsed("end", _parse_position)
     for row, (first, last) in enumerate(zip(start, end, strict=True)):
         if last <= first:
             raise file.error("end", row, f"must be above st = {first}, got {last}")
@@ -202,10 +226,13 @@ def _read_kept(file: _CsvFile, entries: Entries) -> tuple[tuple[int, ...], ...]:
     return tuple(kept)
 
 
-def _parse_whole(text: str) -> int:
-    if not _WHOLE.fullmatch(text.strip()):
+def _parse_position(text: str) -> int:
+    digits = text.strip()
+    if not re.fullmatch(r"\d+", digits, re.ASCII):
         raise InputError(f"must be a whole number >= 0, got '{shown(text)}'")
-    return int(text)
+    if len(digits.lstrip("0")) > 9 or int(digits) > MAX_POSITION:
+        raise InputError(f"must be at most {MAX_POSITION}, as all positions, got {shown(digits)}")
+    return int(digits)
 
 
 def _parse_pair(text: str) -> tuple[int, int]:

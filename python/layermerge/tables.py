@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from layermerge.errors import InputError
 
+MAX_POSITION = 2**24
+"""The core's limit."""
+
 Key = tuple[int, int, int, int, bool]
 """What identifies an entry: start, end, kernel height and width, depthwise or not."""
 

@@ -58,7 +58,7 @@ TEST(tables_above_the_memory_limit_are_refused) {
     const Problem problem = RandomProblem{}(1, 100);
     const std::string message =
         MESSAGE_OF(std::invalid_argument, solve_binned(problem, 30'000, {1, Rounding::up, 1000}));
-    CHECK(message.find("above memory_limit_bytes = 0.001 MB") != std::string::npos);
+    CHECK(message.find("above the memory limit of 0.001 MB") != std::string::npos);
     CHECK(solve_binned(problem, 30'000, {1}).latency_ns <= 30'000);
 }
 
@@ -85,6 +85,22 @@ TEST(threads_share_a_problem) {
         threads.emplace_back([&] { path = solve_binned(problem, 20'000, {3}); });
     for (std::thread& thread : threads) thread.join();
     for (const Path& path : paths) CHECK(path.arcs == alone.arcs && path.value == alone.value);
+}
+
+TEST(rows_of_many_bins_do_not_keep_an_interrupt_waiting) {
+    std::vector<std::int32_t> tail, head;
+    std::vector<std::int64_t> latency_ns;
+    for (std::int32_t j = 0; j < 256; ++j)
+        for (const std::int64_t ns : {1000, 3001}) {
+            tail.push_back(j);
+            head.push_back(j + 1);
+            latency_ns.push_back(ns);
+        }
+    const Problem problem(tail, head, latency_ns,
+                          std::vector<double>(latency_ns.begin(), latency_ns.end()));
+    CHECK(longest_unchecked_seconds([&](const Interrupt& interrupt) {
+              solve_binned(problem, 512'000, {1}, interrupt);
+          }) < most_unchecked_seconds);
 }
 
 int main() {

@@ -2,7 +2,7 @@
 // recurrence over single nanoseconds must agree; and as the text of a table, which must not crash.
 //
 // clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -ffp-contract=off -Isrc
-//     -DLAYERMERGE_NO_DISPATCH src/*.cpp tests/fuzz/fuzz_solver.cpp -o fuzz_solver
+//     src/*.cpp tests/fuzz/fuzz_solver.cpp -o fuzz_solver
 // ./fuzz_solver -max_total_time=60 tests/fuzz/corpus
 #include <cstdlib>
 #include <string_view>

@@ -5,27 +5,37 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from layermerge.commands.solve import add_table_arguments, print_json
+from layermerge.commands.options import at_least, at_least_zero
+from layermerge.commands.solver_options import (
+    add_memory_limit,
+    add_tables,
+    naming_options,
+    print_json,
+    read_tables,
+)
 from layermerge.errors import InputError
 from layermerge.solver import Frontier, frontier
-from layermerge.table_files import read_importance, read_latency
 
 SUMMARY = "Find every selection that no other beats in both latency and importance."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments."""
-    add_table_arguments(parser)
+    add_tables(parser)
     parser.add_argument(
-        "--max-points", type=int, metavar="N", help="find at most N points, where most changes"
+        "--max-points",
+        type=at_least(2),
+        metavar="N",
+        help="find at most N points, where most changes",
     )
     parser.add_argument(
         "--epsilon",
-        type=float,
+        type=at_least_zero,
         default=0.0,
         metavar="E",
         help="leave out points of which the importance is within E of another's; default: 0, all",
     )
+    add_memory_limit(parser, "a frontier of all points is refused")
     parser.add_argument(
         "--plot", type=Path, metavar="OUT", help="draw it to this file: .png, .svg, .pdf or .html"
     )
@@ -38,12 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
         from layermerge.frontier_plot import check_plot_path
 
         check_plot_path(arguments.plot)
-    found = frontier(
-        read_latency(arguments.latency),
-        read_importance(arguments.importance),
-        max_points=arguments.max_points,
-        epsilon=arguments.epsilon,
-    )
+    tables = read_tables(arguments)
+    with naming_options():
+        found = frontier(
+            *tables,
+            max_points=arguments.max_points,
+            epsilon=arguments.epsilon,
+            memory_limit_bytes=arguments.memory_limit,
+        )
     if arguments.plot is not None:
         from layermerge.frontier_plot import plot_frontier
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
+from layermerge.commands.options import at_least_zero, positive
+from layermerge.commands.solver_options import (
+    add_memory_limit,
+    add_tables,
+    naming_options,
+    print_json,
+    read_tables,
+)
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.milliseconds import budget_from_ms, format_ms, ns_from_ms
-from layermerge.solver import METHODS, ROUNDINGS, SelectedEntry, Selection, solve
-from layermerge.table_files import read_importance, read_latency
+from layermerge.solver import METHODS, ROUNDINGS, SelectedEntry, Selection, solve, solve_many
+from layermerge.tables import ImportanceTable, LatencyTable
 
 SUMMARY = "Choose what to merge: the most important entries that meet a latency budget."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments."""
-    add_table_arguments(parser)
+    add_tables(parser)
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument(
         "--budget-ms",
@@ -29,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     budget.add_argument(
         "--speedup",
-        type=float,
+        type=positive,
         metavar="S",
         help="budget as a speedup over every layer on its own, as the tables have it",
     )
@@ -41,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--gap",
-        type=float,
+        type=at_least_zero,
         default=0.0,
         metavar="G",
         help="exact: stop once the value is proven to be within this share of the optimum",
@@ -58,56 +64,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="binned: how latencies become bins: up keeps the budget; floor, the way of the "
         "paper's authors, may exceed it; default: up",
     )
+    add_memory_limit(
+        parser, "exact ends with the best it has and its gap, and binned asks for wider bins"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-
-
-def add_table_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name the tables."""
-    parser.add_argument(
-        "--latency",
-        required=True,
-        metavar="T.csv",
-        help="latency of each entry: columns st, end, ker, is_dw, time in ms; CSV or Parquet",
-    )
-    parser.add_argument(
-        "--importance",
-        required=True,
-        metavar="I.csv",
-        help="importance of each entry: columns st, end, ker, is_dw, conv_comb, importance; CSV "
-        "or Parquet",
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Solve and print; infeasible budgets are reported in JSON as well."""
-    latency = read_latency(arguments.latency)
-    importance = read_importance(arguments.importance)
-    budgets = [arguments.speedup] if arguments.budget_ms is None else arguments.budget_ms
-    documents: list[dict[str, Any]] = []
-    infeasible: InfeasibleError | None = None
-    for budget in budgets:
+    tables = read_tables(arguments)
+    with naming_options():
+        outcomes = _outcomes(arguments, tables)
+    found = [outcome for outcome in outcomes if isinstance(outcome, Selection)]
+    if arguments.json:
+        budgets = arguments.budget_ms or [None]
+        documents = [
+            _found(outcome)
+            if isinstance(outcome, Selection)
+            else _infeasible(outcome, budget, arguments)
+            for outcome, budget in zip(outcomes, budgets, strict=True)
+        ]
+        print_json(documents[0] if len(documents) == 1 else {"solutions": documents})
+    else:
+        for selection in found:
+            _print_table(selection)
+    if errors := [outcome for outcome in outcomes if isinstance(outcome, InfeasibleError)]:
+        raise errors[-1]
+    return 0
+
+
+def _outcomes(
+    arguments: argparse.Namespace, tables: tuple[LatencyTable, ImportanceTable]
+) -> list[Selection | InfeasibleError]:
+    """Solve for each budget."""
+    limit = arguments.memory_limit
+    is_exact = arguments.method != "binned" and not _has_binned_options(arguments)
+    if arguments.budget_ms is not None and is_exact:
+        return solve_many(*tables, arguments.budget_ms, gap=arguments.gap, memory_limit_bytes=limit)
+    outcomes: list[Selection | InfeasibleError] = []
+    for budget_ns in arguments.budget_ms or [None]:
         try:
-            selection = solve(
-                latency,
-                importance,
-                **{"speedup" if arguments.budget_ms is None else "budget_ns": budget},
-                method=arguments.method,
-                gap=arguments.gap,
-                bin_ns=arguments.bin_ms,
-                rounding=arguments.rounding,
+            outcomes.append(
+                solve(
+                    *tables,
+                    budget_ns=budget_ns,
+                    speedup=arguments.speedup,
+                    method=arguments.method,
+                    gap=arguments.gap,
+                    bin_ns=arguments.bin_ms,
+                    rounding=arguments.rounding,
+                    memory_limit_bytes=limit,
+                )
             )
         except InfeasibleError as error:
-            infeasible = error
-            documents.append(_infeasible(error, budget, arguments))
-            continue
-        documents.append(_found(selection))
-        if not arguments.json:
-            _print_table(selection)
-    if arguments.json:
-        print_json(documents[0] if len(documents) == 1 else {"solutions": documents})
-    if infeasible:
-        raise infeasible
-    return 0
+            outcomes.append(error)
+    return outcomes
+
+
+def _has_binned_options(arguments: argparse.Namespace) -> bool:
+    return arguments.bin_ms is not None or arguments.rounding is not None
 
 
 def _nanoseconds(convert: Callable[[str], int], least_ns: int = 0) -> Callable[[str], int]:
@@ -152,29 +167,22 @@ def _segment(entry: SelectedEntry) -> dict[str, Any]:
 
 
 def _infeasible(
-    error: InfeasibleError, budget: float, arguments: argparse.Namespace
+    error: InfeasibleError, budget_ns: int | None, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    binned = arguments.bin_ms is not None or arguments.rounding is not None
     return {
         "value": None,
         "latency_ms": None,
-        "budget_ms": None if arguments.budget_ms is None else budget / 1e6,
+        "budget_ms": None if budget_ns is None else budget_ns / 1e6,
         "feasible": False,
         "least_latency_ms": error.least_latency_ns / 1e6,
         "segments": [],
         "activations": [],
         "convolutions": [],
-        "method": arguments.method or ("binned" if binned else "exact"),
+        "method": arguments.method or ("binned" if _has_binned_options(arguments) else "exact"),
         "seconds": None,
         "upper_bound": None,
         "optimal": False,
     }
-
-
-def print_json(document: dict[str, Any]) -> None:
-    """Print a document on one line."""
-    json.dump(document, sys.stdout, allow_nan=False)
-    print()
 
 
 def _how(selection: Selection) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.importance.bounds import Bounds
-from layermerge.solver import solve_many
+from layermerge.solver import solve
 
 TOLERANCE = 1e-9
 """Relative to the value: what the exact solver proves."""
@@ -234,10 +234,10 @@ def _solve(
 ) -> tuple[tuple[int, ...], float]:
     """Rows and value of the best plan among the entries whose Δ is not minus infinity."""
     rows = np.flatnonzero(delta > -np.inf)
-    (selection,) = solve_many(
+    selection = solve(
         choices.latency_ns[rows],
         objective(delta[rows]),
-        [budget_ns],
+        budget_ns=budget_ns,
         start=choices.start[rows],
         end=choices.end[rows],
     )
