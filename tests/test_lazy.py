@@ -224,6 +224,7 @@ def test_a_budget_that_no_plan_meets_is_refused_before_any_evaluation():
     assert table.asked == []
 
 
-def test_a_round_of_nothing_is_refused():
-    with pytest.raises(InputError, match="per_round must be at least 1, got 0"):
-        Table(1).search([10**6], per_round=0)
+@pytest.mark.parametrize("per_round", [0, 1.5, "2"])
+def test_a_round_of_no_whole_number_is_refused(per_round):
+    with pytest.raises(InputError, match="per_round must be"):
+        Table(1).search([10**6], per_round=per_round)

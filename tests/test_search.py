@@ -3,16 +3,19 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from layermerge.enumeration import enumerate_candidates
-from layermerge.errors import InfeasibleError
+from layermerge.errors import InfeasibleError, InputError
 from layermerge.importance.bounds import Margins
 from layermerge.importance.estimation import estimate_importance
+from layermerge.importance.executors import Serial
 from layermerge.importance.proxies import ClosedForm
-from layermerge.importance.search import SearchOptions, find_plans
+from layermerge.importance.search import find_plans
+from layermerge.importance.search_options import SearchOptions
 from layermerge.importance.status import Status, load_status
 from layermerge.plan import original_plan
 from layermerge.planning import make_plan, predict_original_ns
@@ -182,3 +185,66 @@ def test_the_time_that_is_left_is_that_of_what_is_wanted_now():
     assert replace(status, wanted=0).eta_s == 0
     # Before the first evaluation nobody knows.
     assert "left" not in next(replace(status, seconds_each=0.0).lines())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per_round": 0}, "per_round must be a finite number of at least 1, got 0"),
+        ({"per_round": 1.5}, "per_round must be an integer, got 1.5"),
+        ({"full": "no"}, "full must be True or False, got 'no'"),
+        ({"objective": ["delta"]}, "objective must be one of exp_delta, delta, exp_relative, or"),
+        ({"margins": 0.1}, r"margins must be Margins\(...\), got 0.1"),
+        ({"margins": Margins}, r"margins must be Margins\(...\), got <class"),
+    ],
+)
+def test_options_of_a_search_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        SearchOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"executor": "processes"}, r"executor must be an object such as Serial\(\), Processes"),
+        ({"executor": Serial}, "executor must be an object such as"),
+        ({"order_by": "closed_form"}, r"order_by must be an estimator, such as ClosedForm\(batc"),
+        ({"estimator": 3, "score_fn": None}, "estimator must be an estimator, such as"),
+        ({"options": {"full": True}}, r"options must be SearchOptions\(...\), got {'full': True}"),
+        ({"seed": 1.5}, "seed must be an integer, got 1.5"),
+        ({"seed": True}, "seed must be a finite number of at least 0, got True"),
+        ({"score_fn": 0.9}, "score_fn must be a function of a network, got 0.9"),
+        ({"train_fn": "sgd"}, "train_fn must be a function of a network, got 'sgd'"),
+    ],
+)
+def test_arguments_of_wrong_types_are_refused_before_anything_is_scored(task, options, message):
+    def never(module):
+        raise AssertionError
+
+    with pytest.raises(InputError, match=message):
+        find(task, budgets(task[1], 0.8), **{"score_fn": never, **options})
+
+
+@pytest.mark.parametrize(
+    ("budgets_ns", "message"),
+    [
+        ([], "budgets_ns is empty: give at least one"),
+        (1000, "budgets_ns must be a list of whole numbers of nanoseconds, got 1000"),
+        ([1000, 2.5], r"budgets_ns\[1\] must be a whole number of nanoseconds.*got 2.5"),
+        ([True], r"budgets_ns\[0\] must be a whole number of nanoseconds.*got True"),
+        ([-5], r"budgets_ns\[0\] must be a whole number of nanoseconds.*got -5"),
+        ("80%", r"budgets_ns\[0\] must be a whole number of nanoseconds.*got '8'"),
+        ([2**63], r"budgets_ns\[0\] must be a whole number of nanoseconds, from 0 to 2\^63 - 1"),
+    ],
+)
+def test_budgets_that_are_none_are_refused_before_anything_is_scored(task, budgets_ns, message):
+    def never(module):
+        raise AssertionError
+
+    with pytest.raises(InputError, match=message):
+        find(task, budgets_ns, score_fn=never)
+
+
+def test_budgets_may_be_whole_numbers_of_numpy(task):
+    budgets_ns = budgets(task[1], 0.8)
+    assert find(task, np.array(budgets_ns)).plans == find(task, budgets_ns).plans

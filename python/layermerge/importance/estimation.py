@@ -9,16 +9,19 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from layermerge.callbacks import check_callbacks
 from layermerge.candidates import Candidate, CandidateSpace
+from layermerge.checks import check_integer
 from layermerge.errors import InputError, LayerMergeError
 from layermerge.importance.estimators import (
     Estimator,
     ScoreFunction,
     ShortFineTune,
     TrainFunction,
+    check_estimator,
 )
 from layermerge.importance.evaluation import ORIGINAL, Job
-from layermerge.importance.executors import SERIAL, Executor, Run
+from layermerge.importance.executors import SERIAL, Executor, Run, check_executor
 from layermerge.importance.scores import ImportanceScores
 from layermerge.network import Network
 from layermerge.progress import progress_bar
@@ -103,7 +106,11 @@ def estimator_of(
     if isinstance(estimator, str):
         if score_fn is None:
             raise InputError("give score_fn, or an estimator that needs none")
+        check_callbacks(score_fn=score_fn)
+        if train_fn is not None:
+            check_callbacks(train_fn=train_fn)
         return ShortFineTune(score_fn, train_fn, estimator)
+    check_estimator("estimator", estimator)
     if score_fn is not None or train_fn is not None:
         raise InputError(
             "an estimator takes the place of score_fn and train_fn: give either it or them"
@@ -182,6 +189,8 @@ def evaluating(
     executor: Executor,
 ) -> Iterator[Evaluations]:
     """Get ready to evaluate candidates, for the time of a block."""
+    check_integer("seed", seed, least=0)
+    check_executor(executor)
     job = Job(model, network, estimator, seed, torch.get_num_threads())
     with executor.open(job) as (run, slots):
         yield Evaluations(job, study, run, slots)

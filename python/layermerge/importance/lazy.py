@@ -16,7 +16,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from layermerge.errors import InfeasibleError, InputError
+from layermerge.checks import check_integer
+from layermerge.errors import InfeasibleError
 from layermerge.importance.bounds import Bounds
 from layermerge.solver import solve_many
 
@@ -164,8 +165,7 @@ def search(
     >>> state.rows, state.certificate[-24:]
     (((2,),), '1 of 2 entries evaluated')
     """
-    if per_round < 1:
-        raise InputError(f"per_round must be at least 1, got {per_round}")
+    check_integer("per_round", per_round, least=1)
     delta, number = delta.copy(), 1
     to_evaluate = int((choices.bounds.num_removed > 0).sum())
     while True:

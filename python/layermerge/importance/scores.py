@@ -41,8 +41,11 @@ def objective_function(objective: Objective) -> ObjectiveFunction:
     """The function of an objective that may be given by its name."""
     if callable(objective):
         return objective
-    if objective not in OBJECTIVES:
-        raise InputError(f"objective must be one of {', '.join(OBJECTIVES)}; got {objective!r}")
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
+        raise InputError(
+            f"objective must be one of {', '.join(OBJECTIVES)}, or a function of changes of the "
+            f"score and the original score; got {objective!r}"
+        )
     return OBJECTIVES[objective]
 
 

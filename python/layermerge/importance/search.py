@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from layermerge.candidates import Candidate
+from layermerge.checks import check_instance
 from layermerge.errors import InfeasibleError
-from layermerge.importance.bounds import ASSUMED, Bounds, Margins
+from layermerge.importance.bounds import Bounds
 from layermerge.importance.estimation import (
     Evaluations,
     check_not_all_alike,
@@ -23,50 +24,33 @@ from layermerge.importance.estimation import (
     estimator_of,
     evaluating,
 )
-from layermerge.importance.estimators import Estimator, ScoreFunction, TrainFunction
+from layermerge.importance.estimators import (
+    Estimator,
+    ScoreFunction,
+    TrainFunction,
+    check_estimator,
+)
 from layermerge.importance.executors import SERIAL, Executor
 from layermerge.importance.lazy import Choices, Round, search
-from layermerge.importance.scores import ImportanceScores, Objective, objective_function
+from layermerge.importance.ranking import rank
+from layermerge.importance.scores import ImportanceScores, objective_function
+from layermerge.importance.search_options import LAZY, SearchOptions
 from layermerge.importance.status import PlanStatus, Status
 from layermerge.latency.profile import LatencyProfile
 from layermerge.plan import Plan
 from layermerge.planning import (
     Budget,
     available_ns,
+    checked_budgets,
     explained,
     make_plan,
     predict_ns,
     predict_original_ns,
 )
 from layermerge.progress import progress_bar
-from layermerge.store import Score, Study, StudyLike, opened
+from layermerge.store import Study, StudyLike, opened
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How to search for plans.
-
-    Attributes
-    ----------
-    full : bool
-        Evaluate every candidate that is faster than what it replaces, as the paper does.
-    objective : str or callable
-        See `ImportanceScores.of`.
-    margins : Margins
-        How far scores may exceed what the bounds assume.
-    per_round : int or None
-        Candidates to evaluate between two solutions; by default as many as run at once.
-    """
-
-    full: bool = False
-    objective: Objective = "exp_delta"
-    margins: Margins = ASSUMED
-    per_round: int | None = None
-
-
-LAZY = SearchOptions()
 
 
 @dataclass(frozen=True)
@@ -122,9 +106,12 @@ def find_plans(
 
     Raises
     ------
+    InputError
+        If an argument is not as expected; before anything is evaluated.
     InfeasibleError
         If no plan meets a budget.
     """
+    budgets_ns = checked_budgets(budgets_ns)
     chosen = estimator_of(estimator, score_fn, train_fn)
     with (
         opened(study) as store,
@@ -157,11 +144,14 @@ def searching(
     progress: bool,
 ) -> Iterator[PlanSearch]:
     """Get ready to find plans, for the time of a block."""
+    check_instance("options", options, SearchOptions, "SearchOptions(...)")
+    if order_by is not None:
+        check_estimator("order_by", order_by)
     network = profile.space.network
     candidates = choosable(profile)
     guesses = None
     if order_by is not None and not options.full:
-        guesses = _guesses(
+        guesses = rank(
             model, profile, order_by, candidates, seed, study, executor, progress=progress
         )
     with (
@@ -315,34 +305,3 @@ class PlanSearch:
             self._evaluate.base + sum(map(self._delta, chosen)),
             tuple(each.key for each in chosen if not each.is_original),
         )
-
-
-def _guesses(
-    model: nn.Module,
-    profile: LatencyProfile,
-    order_by: Estimator,
-    candidates: Sequence[Candidate],
-    seed: int,
-    study: Study,
-    executor: Executor,
-    *,
-    progress: bool,
-) -> NDArray[np.float64]:
-    """Training-free scores; the original network's for what is original, the least if it failed."""
-    network = profile.space.network
-    wanted = [each for each in candidates if not each.is_original]
-    _log.info("ranking %d candidates without training", len(wanted))
-    with (
-        evaluating(model, network, order_by, seed=seed, study=study, executor=executor) as evaluate,
-        progress_bar("Ranking candidates", len(wanted), enabled=progress) as show,
-    ):
-        scores = evaluate(wanted, on_score=show)
-        base = evaluate.base
-    least = min((score.value for score in scores.values() if score.failure is None), default=base)
-    return np.array([_guess(scores.get(each.key), base, least) for each in candidates])
-
-
-def _guess(score: Score | None, base: float, least: float) -> float:
-    if score is None:
-        return base
-    return least if score.failure is not None else score.value
