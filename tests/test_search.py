@@ -54,18 +54,25 @@ def task():
     return model, profile_of(enumerate_candidates(network, max_kernel=5), seed=1)
 
 
-@pytest.fixture(scope="module")
-def table(task):
+ORIGINAL = original_plan(trace(make(), torch.zeros(2, 3, 16, 16)))
+
+
+def estimate_all(task, score_fn):
     """The full table."""
     model, profile = task
     return estimate_importance(
         model,
         profile.space.network,
         profile.space,
-        score_fn=score,
+        score_fn=score_fn,
         skip=profile.unprofitable(),
         progress=False,
     )
+
+
+@pytest.fixture(scope="module")
+def table(task):
+    return estimate_all(task, score)
 
 
 def budgets(profile, *parts):
@@ -248,3 +255,50 @@ def test_budgets_that_are_none_are_refused_before_anything_is_scored(task, budge
 def test_budgets_may_be_whole_numbers_of_numpy(task):
     budgets_ns = budgets(task[1], 0.8)
     assert find(task, np.array(budgets_ns)).plans == find(task, budgets_ns).plans
+
+
+def test_an_importance_that_overflows_names_the_candidate_and_the_scores(task):
+    def scaled(module):
+        return -1e6 if module.meta["layermerge"].plan == ORIGINAL else -2e5
+
+    message = (
+        r"candidate \S+ scores -200000, and the original network -1e\+06: objective 'exp_delta' "
+        r"gives inf for a change of the score by 800000.*'exp_relative'.*or 'delta'"
+    )
+    budgets_ns = budgets(task[1], 0.8)
+    with pytest.raises(InputError, match=message):
+        find(task, budgets_ns, score_fn=scaled)
+    with pytest.raises(InputError, match=message):
+        make_plan(task[1], estimate_all(task, scaled), budgets_ns[0])
+    for objective in ("delta", "exp_relative"):
+        find(task, budgets_ns, score_fn=scaled, options=SearchOptions(objective=objective))
+
+
+def test_a_bound_that_overflows_says_so(task):
+    def scaled(module):
+        return -400.0 if module.meta["layermerge"].plan == ORIGINAL else 0.0
+
+    with pytest.raises(InputError, match="gives inf for a change of the score by 800"):
+        find(task, budgets(task[1], 0.7), score_fn=scaled)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (lambda delta, base: None, "must return an array of one importance for each .*got None"),
+        (lambda delta, base: delta[:1], "must return an array of one importance for each"),
+        (lambda delta, base: ["a"] * len(delta), "must return an array of one importance for"),
+        (lambda delta, base: np.log(delta), "gives -inf for a change of the score by 0"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_an_objective_that_gives_no_numbers_is_refused(task, objective, message):
+    options = SearchOptions(objective=objective)
+    with pytest.raises(InputError, match=message):
+        find(task, budgets(task[1], 0.8), options=options)
+
+
+@pytest.mark.parametrize(("base", "count"), [(0.9, 0), (-0.9, 0), (91.0, 1), (-2.3, 1)])
+def test_scores_that_are_no_fractions_are_warned_of(task, caplog, base, count):
+    find(task, budgets(task[1], 1.0), score_fn=lambda module: base)
+    assert caplog.text.count("exp_delta is for scores between 0 and 1") == count

@@ -33,7 +33,7 @@ from layermerge.importance.estimators import (
 from layermerge.importance.executors import SERIAL, Executor
 from layermerge.importance.lazy import Choices, Round, search
 from layermerge.importance.ranking import rank
-from layermerge.importance.scores import ImportanceScores, objective_function
+from layermerge.importance.scores import ImportanceScores, change, importances
 from layermerge.importance.search_options import LAZY, SearchOptions
 from layermerge.importance.status import PlanStatus, Status
 from layermerge.latency.profile import LatencyProfile
@@ -197,6 +197,12 @@ class PlanSearch:
         self._evaluate = evaluate
         self._options = options
         self._announce = announce
+        if options.objective == "exp_delta" and abs(evaluate.base) > 1:
+            _log.warning(
+                "the original network scores %g: objective exp_delta is for scores between 0 and "
+                "1, such as accuracy as a fraction. See exp_relative and delta",
+                evaluate.base,
+            )
         self._known = evaluate.known(each for each in self.candidates if not each.is_original)
         start = np.array([each.start for each in self.candidates])
         end = np.array([each.end for each in self.candidates])
@@ -241,8 +247,7 @@ class PlanSearch:
         return tuple(plans)
 
     def _search(self, budgets_ns: Sequence[int]) -> Round:
-        objective = objective_function(self._options.objective)
-        base = self._evaluate.base
+        objective, base = self._options.objective, self._evaluate.base
         delta = np.array([self._delta(each) for each in self.candidates])
         try:
             _, last = search(
@@ -250,7 +255,7 @@ class PlanSearch:
                 delta,
                 [available_ns(self.profile, each) for each in budgets_ns],
                 self._evaluate_rows,
-                objective=lambda delta: objective(delta, base),
+                objective=lambda delta: importances(objective, delta, base),
                 per_round=self._options.per_round or self._evaluate.slots,
                 on_round=lambda state: self._announce(self._status(state, budgets_ns)),
             )
@@ -266,7 +271,10 @@ class PlanSearch:
         score = self._known.get(candidate.key)
         if score is None:
             return math.nan
-        return -math.inf if score.failure is not None else score.value - self._evaluate.base
+        if score.failure is not None:
+            return -math.inf
+        base, objective = self._evaluate.base, self._options.objective
+        return change(candidate.key, score.value, base, objective)
 
     def _evaluate_rows(self, rows: Sequence[int]) -> Mapping[int, float]:
         chosen = {row: self.candidates[row] for row in rows}
