@@ -359,3 +359,10 @@ def test_bad_callbacks_are_refused_before_anything_is_trained(model, callbacks, 
 def test_options_of_wrong_types_are_refused_when_they_are_made(options, message):
     with pytest.raises(InputError, match=message):
         Options(**options)
+
+
+def test_calibration_data_is_checked_before_anything_is_measured(model):
+    never = Counted(train)
+    with pytest.raises(InputError, match="calibration is a generator, which is used up after one"):
+        run(model, train_fn=never, score_fn=never, calibration=(x for x in [TRAIN_PART]))
+    assert never.count == 0

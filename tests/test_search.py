@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from layermerge.enumeration import enumerate_candidates
-from layermerge.errors import InfeasibleError, InputError
+from layermerge.errors import InfeasibleError, InputError, LayerMergeError
+from layermerge.importance.activations import check_batches
 from layermerge.importance.bounds import Margins
 from layermerge.importance.estimation import estimate_importance
+from layermerge.importance.estimators import ShortFineTune
+from layermerge.importance.evaluation import ATTEMPTS
 from layermerge.importance.executors import Serial
 from layermerge.importance.proxies import ClosedForm
 from layermerge.importance.search import find_plans
@@ -302,3 +305,24 @@ def test_an_objective_that_gives_no_numbers_is_refused(task, objective, message)
 def test_scores_that_are_no_fractions_are_warned_of(task, caplog, base, count):
     find(task, budgets(task[1], 1.0), score_fn=lambda module: base)
     assert caplog.text.count("exp_delta is for scores between 0 and 1") == count
+
+
+def test_a_ranking_that_fails_everywhere_ends_the_search_soon(task):
+    calls = []
+
+    def fails(module):
+        calls.append(module)
+        return [][0]
+
+    failing = ShortFineTune(score, fails, name="failing")
+    with pytest.raises(LayerMergeError, match=r"none of the 4 candidates could be .*IndexError"):
+        find(task, budgets(task[1], 0.8), order_by=failing)
+    assert len(calls) == 4 * ATTEMPTS
+
+
+def test_a_network_of_several_inputs_has_no_calibration(task):
+    model, profile = task
+    spec = profile.space.network.inputs[0]
+    network = replace(profile.space.network, inputs=(spec, replace(spec, name="time")))
+    with pytest.raises(InputError, match="for networks with one input, and this one takes input, "):
+        check_batches("calibration", CALIBRATION, model, network)

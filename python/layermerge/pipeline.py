@@ -20,7 +20,7 @@ from layermerge.callbacks import check_callbacks, evaluated
 from layermerge.candidates import CandidateSpace
 from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
-from layermerge.importance.activations import Batches
+from layermerge.importance.activations import Batches, check_batches
 from layermerge.importance.closed_form import merge_least_squares
 from layermerge.importance.estimators import (
     ScoreFunction,
@@ -142,6 +142,8 @@ def compress(
     with opened(study) as store:
         with stages.timed("trace"):
             network = trace(model, example_inputs, remove=options.space.remove)
+            if calibration is not None:
+                check_batches("calibration", calibration, model, network)
             base = merge(rewrite(model, original_plan(network)))
             space = options.space.enumerate(network)
         with stages.timed("latency"):

@@ -13,6 +13,7 @@ from layermerge.callbacks import check_callbacks
 from layermerge.candidates import Candidate, CandidateSpace
 from layermerge.checks import check_integer
 from layermerge.errors import InputError, LayerMergeError
+from layermerge.importance.activations import check_batches
 from layermerge.importance.estimators import (
     Estimator,
     ScoreFunction,
@@ -191,6 +192,9 @@ def evaluating(
     """Get ready to evaluate candidates, for the time of a block."""
     check_integer("seed", seed, least=0)
     check_executor(executor)
+    calibration = getattr(estimator, "calibration", None)
+    if calibration is not None:
+        check_batches("calibration", calibration, model, network)
     job = Job(model, network, estimator, seed, torch.get_num_threads())
     with executor.open(job) as (run, slots):
         yield Evaluations(job, study, run, slots)

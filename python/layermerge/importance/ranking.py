@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from layermerge.candidates import Candidate
-from layermerge.importance.estimation import evaluating
+from layermerge.importance.estimation import (
+    ENOUGH_FAILURES,
+    check_not_all_alike,
+    check_some,
+    evaluating,
+)
 from layermerge.importance.estimators import Estimator
 from layermerge.importance.executors import Executor
 from layermerge.latency.profile import LatencyProfile
@@ -39,8 +44,16 @@ def rank(
         evaluating(model, network, order_by, seed=seed, study=study, executor=executor) as evaluate,
         progress_bar("Ranking candidates", len(wanted), enabled=progress) as show,
     ):
-        scores = evaluate(wanted, on_score=show)
+        scores: dict[str, Score] = {}
+        for part in (wanted[:ENOUGH_FAILURES], wanted[ENOUGH_FAILURES:]):
+
+            def show_all(count: int, before: int = len(scores)) -> None:
+                show(before + count)
+
+            scores |= evaluate(part, on_score=show_all)
+            check_not_all_alike(scores)
         base = evaluate.base
+    check_some(scores)
     least = min((score.value for score in scores.values() if score.failure is None), default=base)
     return np.array([_guess(scores.get(each.key), base, least) for each in candidates])
 
