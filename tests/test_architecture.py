@@ -54,6 +54,7 @@ TORCH_FREE = {
     "layermerge.progress",
     "layermerge.importance",
     "layermerge.importance.bounds",
+    "layermerge.importance.claims",
     "layermerge.importance.lazy",
     "layermerge.importance.scores",
     "layermerge.importance.search_options",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -12,8 +12,10 @@ from layermerge.checks import check_instance
 from layermerge.importance.evaluation import Job
 from layermerge.store import Score
 
-Run = Callable[[Sequence[Candidate]], Iterator[tuple[Candidate, Score]]]
-"""Evaluates candidates, and gives each result as it arrives, in any order."""
+Run = Callable[[Iterable[Candidate]], Iterator[tuple[Candidate, Score]]]
+"""Evaluates candidates, and gives each result as it arrives, in any order.
+
+It asks for a candidate when it is about to start it."""
 
 MAX_LOSSES = 3
 """Workers that may be lost over one candidate before it is marked as failed."""

@@ -217,11 +217,7 @@ class PlanSearch:
     @property
     def scores(self) -> ImportanceScores:
         """What is known so far."""
-        unevaluated = frozenset(
-            each.key
-            for each in self.candidates
-            if not each.is_original and each.key not in self._known
-        )
+        unevaluated = frozenset(each.key for each in self.candidates if self._is_unknown(each))
         skipped = frozenset(each.key for each in self.profile.unprofitable())
         return collect(self._evaluate.base, self._known, skipped=skipped, unevaluated=unevaluated)
 
@@ -256,7 +252,6 @@ class PlanSearch:
                 [available_ns(self.profile, each) for each in budgets_ns],
                 self._evaluate_rows,
                 objective=lambda delta: importances(objective, delta, base),
-                per_round=self._options.per_round or self._evaluate.slots,
                 on_round=lambda state: self._announce(self._status(state, budgets_ns)),
             )
         except InfeasibleError as error:
@@ -277,10 +272,22 @@ class PlanSearch:
         return change(candidate.key, score.value, base, objective)
 
     def _evaluate_rows(self, rows: Sequence[int]) -> Mapping[int, float]:
-        chosen = {row: self.candidates[row] for row in rows}
-        self._known.update(self._evaluate(list(chosen.values())))
+        """What other processes have found since; if that is nothing, the first rows."""
+        left = (each for each in self.candidates if self._is_unknown(each))
+        found = self._evaluate.known(left) or self._evaluate.some(
+            [self.candidates[row] for row in rows],
+            self._options.per_round or self._evaluate.slots,
+        )
+        self._known.update(found)
         check_not_all_alike(self._known)
-        return {row: self._delta(each) for row, each in chosen.items()}
+        return {
+            row: self._delta(each)
+            for row, each in enumerate(self.candidates)
+            if each.key in found and not each.is_original
+        }
+
+    def _is_unknown(self, candidate: Candidate) -> bool:
+        return not candidate.is_original and candidate.key not in self._known
 
     def _status(self, state: Round, budgets_ns: Sequence[int]) -> Status:
         seconds = [score.seconds for score in self._known.values()]
