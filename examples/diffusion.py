@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import layermerge as lm
-from layermerge.importance.search import SearchOptions
+from layermerge.importance.search_options import SearchOptions
 
 SCANS = torch.tensor(load_digits().images, dtype=torch.float32).unsqueeze(1) / 8 - 1
 NUM_TRAIN = 1200

@@ -95,9 +95,8 @@ class FullTable:
             choices,
             np.where(self.is_original[rows], self.delta[rows], np.nan),
             [self.budget_ns(part)],
-            lambda asked: {row: float(self.delta[rows[row]]) for row in asked},
+            lambda asked: {row: float(self.delta[rows[row]]) for row in asked[:per_round]},
             objective=OBJECTIVES[objective],
-            per_round=per_round,
         )
         return state
 

@@ -142,7 +142,20 @@ def test_predictions_tighten_the_bounds_once_enough_is_known():
 
 
 @pytest.mark.parametrize("name", ["gain", "order", "prediction"])
-@pytest.mark.parametrize("value", [-0.1, math.nan])
+@pytest.mark.parametrize("value", [-0.1, math.nan, -math.inf, "0.1", None, True])
 def test_a_margin_is_a_number_of_at_least_0(name, value):
-    with pytest.raises(InputError, match=f"margin {name} must be at least 0, got"):
+    with pytest.raises(
+        InputError, match=f"margin {name} must be a finite number of at least 0, go"
+    ):
         Margins(**{name: value})
+
+
+def test_all_margins_but_that_of_gains_may_be_infinite():
+    Margins(order=math.inf, prediction=math.inf)
+    with pytest.raises(InputError, match="margin gain must be a finite number of at least 0, got"):
+        Margins(gain=math.inf)
+
+
+def test_bounds_take_margins_alone():
+    with pytest.raises(InputError, match=r"margins must be Margins\(...\), got 0.1"):
+        Bounds(np.array([0]), np.array([1]), [(1,)], margins=0.1)

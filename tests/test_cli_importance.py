@@ -111,6 +111,10 @@ def test_the_status_is_one_json_object_when_asked(killed, capsys):
     assert found["is_done"] is True
     assert found["evaluated"] == found["total"] > 0
     assert found["eta_s"] == 0
+    assert found["estimator"]["seed"] == 0
+    recipe = found["estimator"]["estimator"]["estimator"]
+    assert recipe["dataset"] == "stripes"
+    assert recipe["probe"]["steps"] == 20
     for plan in found["plans"]:
         assert plan["latency_ns"] <= plan["budget_ns"]
         assert plan["value"] == pytest.approx(plan["bound"])

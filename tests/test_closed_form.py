@@ -172,7 +172,7 @@ def test_no_batch_is_an_error(trained):
     model, network, _ = trained
     candidate = next(c for c in enumerate_candidates(network).candidates if not c.is_original)
     plan = replace_segment(network, candidate)
-    with pytest.raises(InputError, match="no batch of calibration data"):
+    with pytest.raises(InputError, match="batches holds no batch"):
         merge_least_squares(model, network, plan, [])
     with pytest.raises(InputError, match="begins with str"):
         merge_least_squares(model, network, plan, [("a", 1)])

@@ -12,7 +12,7 @@ from torch import nn
 
 import callbacks
 from layermerge.enumeration import enumerate_candidates
-from layermerge.errors import InputError
+from layermerge.errors import InputError, LayerMergeError
 from layermerge.finetuning import FinetuneSettings, finetune
 from layermerge.importance.activations import record
 from layermerge.importance.estimation import estimate_importance
@@ -226,3 +226,46 @@ def test_calibration_with_nan_is_named(traced):
     broken = [torch.full((2, 1, 8, 8), math.nan)]
     with pytest.raises(InputError, match=r"relative output error is nan: check the calibration"):
         OutputError(broken).score(*traced[:2], replacements(traced)[0])
+
+
+IMAGES = CALIBRATION[0][0]
+
+
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        ([], "calibration holds no batch: give some batches of training data"),
+        (iter(CALIBRATION), "calibration is a list_iterator, which is used up after one pass"),
+        ((batch for batch in CALIBRATION), "calibration is a generator, which is used up"),
+        (16, "calibration must be a list of batches, got 16"),
+        ({"images": IMAGES}, "calibration must be a list of batches, got {'images'"),
+        ([IMAGES, "two"], "batch 1 of calibration begins with str; expected a tensor of inputs"),
+        ([()], "batch 0 of calibration begins with tuple; expected a tensor"),
+        (
+            [IMAGES, IMAGES[0]],
+            r"batch 1 of calibration holds inputs of shape \(1, 8, 8\) and torch.float32; expected "
+            r"float32 of shape \(any number, 1, 8, 8\)",
+        ),
+        ([IMAGES.expand(-1, 3, -1, -1)], r"of shape \(32, 3, 8, 8\) .* expected .* 1, 8, 8\)"),
+        ([IMAGES[:0]], r"of shape \(0, 1, 8, 8\)"),
+        ([IMAGES[..., :5]], r"on which the model fails: .*; expected"),
+        ([IMAGES.to(torch.uint8)], r"torch.uint8, on which the model fails: .*; expected float32"),
+        ([IMAGES, IMAGES / 0], "batch 1 of calibration holds NaN or infinity"),
+        ([IMAGES * 1e38], "the model gives NaN or infinity for batch 0 of calibration"),
+    ],
+)
+def test_calibration_data_that_cannot_calibrate_is_refused_before_any_candidate(
+    traced, calibration, message
+):
+    def never(module):
+        raise AssertionError
+
+    estimator = ClosedForm(calibration, never)
+    with pytest.raises(InputError, match=message):
+        estimate_importance(*traced, estimator=estimator, progress=False)
+
+
+def test_labels_that_are_missing_are_named(traced):
+    estimator = FirstOrderTaylor([IMAGES], F.cross_entropy)
+    with pytest.raises(LayerMergeError, match=r"needs batches of \(inputs, labels\), got a Tensor"):
+        estimate_importance(*traced, estimator=estimator, progress=False)

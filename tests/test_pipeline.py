@@ -12,9 +12,10 @@ from layermerge.errors import InfeasibleError, InputError, LayerMergeError
 from layermerge.finetuning import FinetuneSettings, finetune, score_classification
 from layermerge.importance import status
 from layermerge.importance.estimation import ENOUGH_FAILURES
-from layermerge.importance.search import SearchOptions
+from layermerge.importance.search_options import SearchOptions
 from layermerge.latency.options import LatencyOptions
-from layermerge.pipeline import Options, compress
+from layermerge.options import Options
+from layermerge.pipeline import compress
 from layermerge.search_space import SearchSpace
 from layermerge.store import Study
 from layermerge.weights import fingerprint_weights
@@ -342,3 +343,26 @@ def test_bad_callbacks_are_refused_before_anything_is_trained(model, callbacks, 
     with pytest.raises(InputError, match=message):
         run(model, **{"train_fn": training, **callbacks})
     assert training.count == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"executor": "ray"}, r"executor must be an object such as Serial\(\), Processes"),
+        ({"search": "full"}, r"search must be SearchOptions\(...\), got 'full'"),
+        ({"space": None}, r"space must be SearchSpace\(...\), got None"),
+        ({"latency": LatencyOptions}, r"latency must be LatencyOptions\(...\), got <class"),
+        ({"seed": "0"}, "seed must be a finite number of at least 0, got '0'"),
+        ({"estimator": None}, "estimator must be text, got None"),
+    ],
+)
+def test_options_of_wrong_types_are_refused_when_they_are_made(options, message):
+    with pytest.raises(InputError, match=message):
+        Options(**options)
+
+
+def test_calibration_data_is_checked_before_anything_is_measured(model):
+    never = Counted(train)
+    with pytest.raises(InputError, match="calibration is a generator, which is used up after one"):
+        run(model, train_fn=never, score_fn=never, calibration=(x for x in [TRAIN_PART]))
+    assert never.count == 0

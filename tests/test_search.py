@@ -3,16 +3,22 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from layermerge.enumeration import enumerate_candidates
-from layermerge.errors import InfeasibleError
+from layermerge.errors import InfeasibleError, InputError, LayerMergeError
+from layermerge.importance.activations import check_batches
 from layermerge.importance.bounds import Margins
 from layermerge.importance.estimation import estimate_importance
+from layermerge.importance.estimators import ShortFineTune
+from layermerge.importance.evaluation import ATTEMPTS
+from layermerge.importance.executors import Serial
 from layermerge.importance.proxies import ClosedForm
-from layermerge.importance.search import SearchOptions, find_plans
+from layermerge.importance.search import find_plans
+from layermerge.importance.search_options import SearchOptions
 from layermerge.importance.status import Status, load_status
 from layermerge.plan import original_plan
 from layermerge.planning import make_plan, predict_original_ns
@@ -51,18 +57,25 @@ def task():
     return model, profile_of(enumerate_candidates(network, max_kernel=5), seed=1)
 
 
-@pytest.fixture(scope="module")
-def table(task):
+ORIGINAL = original_plan(trace(make(), torch.zeros(2, 3, 16, 16)))
+
+
+def estimate_all(task, score_fn):
     """The full table."""
     model, profile = task
     return estimate_importance(
         model,
         profile.space.network,
         profile.space,
-        score_fn=score,
+        score_fn=score_fn,
         skip=profile.unprofitable(),
         progress=False,
     )
+
+
+@pytest.fixture(scope="module")
+def table(task):
+    return estimate_all(task, score)
 
 
 def budgets(profile, *parts):
@@ -182,3 +195,134 @@ def test_the_time_that_is_left_is_that_of_what_is_wanted_now():
     assert replace(status, wanted=0).eta_s == 0
     # Before the first evaluation nobody knows.
     assert "left" not in next(replace(status, seconds_each=0.0).lines())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per_round": 0}, "per_round must be a finite number of at least 1, got 0"),
+        ({"per_round": 1.5}, "per_round must be an integer, got 1.5"),
+        ({"full": "no"}, "full must be True or False, got 'no'"),
+        ({"objective": ["delta"]}, "objective must be one of exp_delta, delta, exp_relative, or"),
+        ({"margins": 0.1}, r"margins must be Margins\(...\), got 0.1"),
+        ({"margins": Margins}, r"margins must be Margins\(...\), got <class"),
+    ],
+)
+def test_options_of_a_search_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        SearchOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"executor": "processes"}, r"executor must be an object such as Serial\(\), Processes"),
+        ({"executor": Serial}, "executor must be an object such as"),
+        ({"order_by": "closed_form"}, r"order_by must be an estimator, such as ClosedForm\(batc"),
+        ({"estimator": 3, "score_fn": None}, "estimator must be an estimator, such as"),
+        ({"options": {"full": True}}, r"options must be SearchOptions\(...\), got {'full': True}"),
+        ({"seed": 1.5}, "seed must be an integer, got 1.5"),
+        ({"seed": True}, "seed must be a finite number of at least 0, got True"),
+        ({"score_fn": 0.9}, "score_fn must be a function of a network, got 0.9"),
+        ({"train_fn": "sgd"}, "train_fn must be a function of a network, got 'sgd'"),
+    ],
+)
+def test_arguments_of_wrong_types_are_refused_before_anything_is_scored(task, options, message):
+    def never(module):
+        raise AssertionError
+
+    with pytest.raises(InputError, match=message):
+        find(task, budgets(task[1], 0.8), **{"score_fn": never, **options})
+
+
+@pytest.mark.parametrize(
+    ("budgets_ns", "message"),
+    [
+        ([], "budgets_ns is empty: give at least one"),
+        (1000, "budgets_ns must be a list of whole numbers of nanoseconds, got 1000"),
+        ([1000, 2.5], r"budgets_ns\[1\] must be a whole number of nanoseconds.*got 2.5"),
+        ([True], r"budgets_ns\[0\] must be a whole number of nanoseconds.*got True"),
+        ([-5], r"budgets_ns\[0\] must be a whole number of nanoseconds.*got -5"),
+        ("80%", r"budgets_ns\[0\] must be a whole number of nanoseconds.*got '8'"),
+        ([2**63], r"budgets_ns\[0\] must be a whole number of nanoseconds, from 0 to 2\^63 - 1"),
+    ],
+)
+def test_budgets_that_are_none_are_refused_before_anything_is_scored(task, budgets_ns, message):
+    def never(module):
+        raise AssertionError
+
+    with pytest.raises(InputError, match=message):
+        find(task, budgets_ns, score_fn=never)
+
+
+def test_budgets_may_be_whole_numbers_of_numpy(task):
+    budgets_ns = budgets(task[1], 0.8)
+    assert find(task, np.array(budgets_ns)).plans == find(task, budgets_ns).plans
+
+
+def test_an_importance_that_overflows_names_the_candidate_and_the_scores(task):
+    def scaled(module):
+        return -1e6 if module.meta["layermerge"].plan == ORIGINAL else -2e5
+
+    message = (
+        r"candidate \S+ scores -200000, and the original network -1e\+06: objective 'exp_delta' "
+        r"gives inf for a change of the score by 800000.*'exp_relative'.*or 'delta'"
+    )
+    budgets_ns = budgets(task[1], 0.8)
+    with pytest.raises(InputError, match=message):
+        find(task, budgets_ns, score_fn=scaled)
+    with pytest.raises(InputError, match=message):
+        make_plan(task[1], estimate_all(task, scaled), budgets_ns[0])
+    for objective in ("delta", "exp_relative"):
+        find(task, budgets_ns, score_fn=scaled, options=SearchOptions(objective=objective))
+
+
+def test_a_bound_that_overflows_says_so(task):
+    def scaled(module):
+        return -400.0 if module.meta["layermerge"].plan == ORIGINAL else 0.0
+
+    with pytest.raises(InputError, match="gives inf for a change of the score by 800"):
+        find(task, budgets(task[1], 0.7), score_fn=scaled)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (lambda delta, base: None, "must return an array of one importance for each .*got None"),
+        (lambda delta, base: delta[:1], "must return an array of one importance for each"),
+        (lambda delta, base: ["a"] * len(delta), "must return an array of one importance for"),
+        (lambda delta, base: np.log(delta), "gives -inf for a change of the score by 0"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_an_objective_that_gives_no_numbers_is_refused(task, objective, message):
+    options = SearchOptions(objective=objective)
+    with pytest.raises(InputError, match=message):
+        find(task, budgets(task[1], 0.8), options=options)
+
+
+@pytest.mark.parametrize(("base", "count"), [(0.9, 0), (-0.9, 0), (91.0, 1), (-2.3, 1)])
+def test_scores_that_are_no_fractions_are_warned_of(task, caplog, base, count):
+    find(task, budgets(task[1], 1.0), score_fn=lambda module: base)
+    assert caplog.text.count("exp_delta is for scores between 0 and 1") == count
+
+
+def test_a_ranking_that_fails_everywhere_ends_the_search_soon(task):
+    calls = []
+
+    def fails(module):
+        calls.append(module)
+        return [][0]
+
+    failing = ShortFineTune(score, fails, name="failing")
+    with pytest.raises(LayerMergeError, match=r"none of the 4 candidates could be .*IndexError"):
+        find(task, budgets(task[1], 0.8), order_by=failing)
+    assert len(calls) == 4 * ATTEMPTS
+
+
+def test_a_network_of_several_inputs_has_no_calibration(task):
+    model, profile = task
+    spec = profile.space.network.inputs[0]
+    network = replace(profile.space.network, inputs=(spec, replace(spec, name="time")))
+    with pytest.raises(InputError, match="for networks with one input, and this one takes input, "):
+        check_batches("calibration", CALIBRATION, model, network)

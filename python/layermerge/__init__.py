@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from layermerge.importance.closed_form import merge_least_squares
     from layermerge.importance.estimation import estimate_importance
     from layermerge.importance.scores import ImportanceScores
-    from layermerge.importance.search import FoundPlans, SearchOptions, find_plans
+    from layermerge.importance.search import FoundPlans, find_plans
+    from layermerge.importance.search_options import SearchOptions
     from layermerge.interchange import Exported, export_onnx, export_pt2
     from layermerge.latency.measuring import measure_latency, measure_modules
     from layermerge.latency.options import LatencyOptions, Roofline
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from layermerge.merging import merge
     from layermerge.models import load_model
     from layermerge.network import Network
-    from layermerge.pipeline import Compression, Options, compress
+    from layermerge.options import Options
+    from layermerge.pipeline import Compression, compress
     from layermerge.plan import Plan, load_plan, original_plan
     from layermerge.planning import Budget, make_plan
     from layermerge.results import Result
@@ -117,11 +119,11 @@ _MODULE_OF = {
     "LatencyTable": "layermerge.tables",
     "LayerMergeError": "layermerge.errors",
     "Network": "layermerge.network",
-    "Options": "layermerge.pipeline",
+    "Options": "layermerge.options",
     "Plan": "layermerge.plan",
     "Result": "layermerge.results",
     "SearchSpace": "layermerge.search_space",
-    "SearchOptions": "layermerge.importance.search",
+    "SearchOptions": "layermerge.importance.search_options",
     "Roofline": "layermerge.latency.options",
     "Selection": "layermerge.selection",
     "Study": "layermerge.store",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from numbers import Real
 
-from layermerge.errors import InputError
+from layermerge.errors import InputError, shown
 
 MOST = 1e20
 """In absolute value: beyond what is counted here, and far from where floats overflow."""
@@ -19,7 +19,12 @@ def check_numbers(owner: object, *names: str, least: float = -math.inf) -> None:
 
 def check_number(name: str, value: object, least: float = -math.inf) -> None:
     """Refuse what is no finite number, or less than it can be."""
-    if not isinstance(value, Real) or not math.isfinite(value) or value < least:
+    if (
+        not isinstance(value, Real)
+        or isinstance(value, bool)
+        or not math.isfinite(value)
+        or value < least
+    ):
         at_least = f" of at least {least}" if math.isfinite(least) else ""
         raise InputError(f"{name} must be a finite number{at_least}, got {value!r}")
     if abs(float(value)) > MOST:
@@ -37,6 +42,12 @@ def check_integer(name: str, value: object, least: int) -> None:
     check_number(name, value, least)
     if not isinstance(value, int) or isinstance(value, bool):
         raise InputError(f"{name} must be an integer, got {value!r}")
+
+
+def check_instance(name: str, value: object, kind: type, expected: str) -> None:
+    """Refuse what is not of a type or protocol; a class is not an instance of it."""
+    if isinstance(value, type) or not isinstance(value, kind):
+        raise InputError(f"{name} must be {expected}, got {shown(repr(value))}")
 
 
 def check_texts(owner: object, *names: str) -> None:

@@ -16,7 +16,8 @@ from layermerge.datasets import DIGITS_SIZE, Dataset, load_digits
 from layermerge.errors import InputError
 from layermerge.finetuning import FinetuneSettings, finetune
 from layermerge.latency.options import LatencyOptions
-from layermerge.pipeline import Compression, Options, compress
+from layermerge.options import Options
+from layermerge.pipeline import Compression, compress
 from layermerge.recipes import classification
 from layermerge.search_space import SearchSpace
 from layermerge.seeding import seeded

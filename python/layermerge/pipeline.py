@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import version
@@ -20,76 +20,33 @@ from layermerge.callbacks import check_callbacks, evaluated
 from layermerge.candidates import CandidateSpace
 from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
-from layermerge.importance.activations import Batches
+from layermerge.importance.activations import Batches, check_batches
 from layermerge.importance.closed_form import merge_least_squares
 from layermerge.importance.estimators import (
     ScoreFunction,
     ShortFineTune,
     TrainFunction,
 )
-from layermerge.importance.executors import SERIAL, Executor
 from layermerge.importance.proxies import ClosedForm
 from layermerge.importance.scores import name_of
-from layermerge.importance.search import LAZY, SearchOptions, check_reachable, searching
+from layermerge.importance.search import check_reachable, searching
 from layermerge.latency.environment import Environment
 from layermerge.latency.measuring import measure_latency, measure_modules
-from layermerge.latency.options import DEFAULT_OPTIONS, LatencyOptions
 from layermerge.latency.profile import LatencyProfile
 from layermerge.merging import merge, merge_unverified
 from layermerge.network import Network
+from layermerge.options import DEFAULTS, Options
 from layermerge.plan import Plan, original_plan
 from layermerge.planning import Budget, predict_original_ns
 from layermerge.progress import Stages
 from layermerge.results import Result
 from layermerge.rewriting import rewrite
-from layermerge.search_space import SearchSpace
 from layermerge.store import Measurement, Study, StudyLike, opened
 from layermerge.tracing import trace
 from layermerge.weights import fingerprint_weights
 from layermerge.weights_files import load_weights
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to search and measure; the defaults suit most networks.
-
-    Attributes
-    ----------
-    space : SearchSpace
-        What a plan is chosen from.
-    search : SearchOptions
-        Objective, bounds, and whether every candidate is evaluated.
-    executor : Executor
-        Where candidates are evaluated; see `layermerge.importance.executors`.
-    init : {"composed", "least_squares"}
-        What fine-tunes start from: the weights that are kept, or segments merged in closed form on
-        calibration data.
-    latency : LatencyOptions
-        How latency is measured: backend, device, precision.
-    estimator : str
-        Names what `score_fn` and `train_fn` do; see `estimate_importance`.
-    finetuner : str
-        Names what `finetune_fn` does. A study holds the fine-tuned weights by this name: change it
-        when that changes.
-    score_name : str
-        What a score is, for the report.
-    seed : int
-    progress : bool
-        Show progress bars of everything but latency, which has an option of its own.
-    """
-
-    space: SearchSpace = field(default_factory=SearchSpace)
-    search: SearchOptions = LAZY
-    executor: Executor = SERIAL
-    init: str = "composed"
-    latency: LatencyOptions = DEFAULT_OPTIONS
-    estimator: str = "custom"
-    finetuner: str = "custom"
-    score_name: str = "score"
-    seed: int = 0
-    progress: bool = True
 
 
 @dataclass(frozen=True)
@@ -129,7 +86,7 @@ def compress(
     evaluate_fn: ScoreFunction | None = None,
     calibration: Batches | None = None,
     study: StudyLike = None,
-    options: Options = Options(),
+    options: Options = DEFAULTS,
 ) -> Compression:
     """Make a network faster by making it shallower.
 
@@ -185,6 +142,8 @@ def compress(
     with opened(study) as store:
         with stages.timed("trace"):
             network = trace(model, example_inputs, remove=options.space.remove)
+            if calibration is not None:
+                check_batches("calibration", calibration, model, network)
             base = merge(rewrite(model, original_plan(network)))
             space = options.space.enumerate(network)
         with stages.timed("latency"):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
 from layermerge.candidates import Candidate
-from layermerge.errors import InfeasibleError, InputError
+from layermerge.errors import InfeasibleError, InputError, shown
 from layermerge.importance.scores import ImportanceScores, Objective
 from layermerge.latency.profile import LatencyProfile
-from layermerge.milliseconds import budget_from_ms, format_ms
+from layermerge.milliseconds import MAX_NS, budget_from_ms, format_ms
 from layermerge.plan import Plan, planned_segment
 from layermerge.selection import Selection
 from layermerge.solver import solve
@@ -173,12 +174,31 @@ def explained(error: InfeasibleError, profile: LatencyProfile, budget_ns: int) -
 
 def available_ns(profile: LatencyProfile, budget_ns: int) -> int:
     """What a whole-network budget leaves for the sum of the candidate latencies, at least 0."""
-    if isinstance(budget_ns, bool) or not isinstance(budget_ns, Integral) or budget_ns < 0:
-        raise InputError(
-            f"budget_ns must be a whole number of nanoseconds, at least 0; got {budget_ns!r}"
-        )
+    budget_ns = _whole_ns("budget_ns", budget_ns)
     # calibration * (fixed + Σ T) <= budget
-    return max(0, math.floor(int(budget_ns) / profile.calibration) - profile.fixed_ns)
+    return max(0, math.floor(budget_ns / profile.calibration) - profile.fixed_ns)
+
+
+def checked_budgets(budgets_ns: Iterable[int]) -> tuple[int, ...]:
+    """Several whole-network budgets, at least one."""
+    if not isinstance(budgets_ns, Iterable):
+        raise InputError(
+            f"budgets_ns must be a list of whole numbers of nanoseconds, got {budgets_ns!r}"
+        )
+    budgets = tuple(_whole_ns(f"budgets_ns[{k}]", each) for k, each in enumerate(budgets_ns))
+    if not budgets:
+        raise InputError("budgets_ns is empty: give at least one budget, in nanoseconds")
+    return budgets
+
+
+def _whole_ns(name: str, value: Any) -> int:
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or not 0 <= int(value) <= MAX_NS:
+        raise InputError(
+            f"{name} must be a whole number of nanoseconds, from 0 to 2^63 - 1; got "
+            f"{shown(repr(value))}"
+        )
+    return int(value)
 
 
 def predict_ns(profile: LatencyProfile, convolutions_ns: int) -> int:

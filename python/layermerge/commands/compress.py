@@ -86,7 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
-    from layermerge.pipeline import Options, compress
+    from layermerge.options import Options
+    from layermerge.pipeline import compress
 
     task = load_task(arguments, out)
     return compress(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,6 +143,6 @@ def _measure(
 
 def _show(status: Status, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({**asdict(status), "eta_s": status.eta_s}))
+        print(json.dumps(status.document()))
     else:
         print("\n".join(status.lines()))

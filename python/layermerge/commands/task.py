@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from layermerge.datasets import Dataset
     from layermerge.importance.executors import Executor
-    from layermerge.importance.search import SearchOptions
+    from layermerge.importance.search_options import SearchOptions
     from layermerge.recipes import Recipe
 
 
@@ -148,7 +148,7 @@ def executor_of(arguments: argparse.Namespace) -> Executor:
 def search_options(arguments: argparse.Namespace) -> SearchOptions:
     """The options of the search."""
     from layermerge.importance.bounds import Margins
-    from layermerge.importance.search import SearchOptions
+    from layermerge.importance.search_options import SearchOptions
 
     margins = Margins(arguments.gain_margin, arguments.order_margin, arguments.prediction_margin)
     return SearchOptions(full=arguments.full, objective=arguments.objective, margins=margins)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from layermerge.errors import InputError
+from layermerge.errors import InputError, shown
+from layermerge.network import InputSpec, Network
 
 Batches = Iterable[Any]
 """Batches of calibration data: inputs, or tuples that begin with them (labels may follow)."""
@@ -40,6 +41,70 @@ def record(network: fx.GraphModule, inputs: Tensor, wanted: Collection[str]) -> 
     return recorder.values
 
 
+def check_batches(name: str, batches: Batches, model: nn.Module, network: Network) -> None:
+    """Refuse calibration data that cannot calibrate, by running the model on each batch once.
+
+    Raises
+    ------
+    InputError
+        Says which batch is not as expected.
+    """
+    spec = _only_input(name, network)
+    if isinstance(batches, Iterator):
+        raise InputError(
+            f"{name} is a {type(batches).__name__}, which is used up after one pass: give a list "
+            "of batches, or what can be iterated again and again"
+        )
+    if isinstance(batches, (str, bytes, Mapping)) or not isinstance(batches, Iterable):
+        raise InputError(f"{name} must be a list of batches, got {shown(repr(batches))}")
+    device, count = device_of(model), 0
+    for count, batch in enumerate(batches, 1):
+        _check_batch(f"batch {count - 1} of {name}", batch, model, spec, device)
+    if not count:
+        raise InputError(f"{name} holds no batch: give some batches of training data")
+
+
+def _only_input(name: str, network: Network) -> InputSpec:
+    if len(network.inputs) != 1:
+        names = ", ".join(spec.name for spec in network.inputs)
+        raise InputError(
+            f"{name} is for networks with one input, and this one takes {names}: leave it out"
+        )
+    return network.inputs[0]
+
+
+@torch.no_grad()
+def _check_batch(
+    what: str, batch: Any, model: nn.Module, spec: InputSpec, device: torch.device
+) -> None:
+    inputs = _inputs(what, batch)
+    expected = f"expected {spec.dtype} of shape (any number, {', '.join(map(str, spec.shape[1:]))})"
+    got = f"{what} holds inputs of shape {tuple(inputs.shape)} and {inputs.dtype}"
+    fits = inputs.ndim == len(spec.shape) and inputs.shape[1:2] == spec.shape[1:2]
+    if not fits or not len(inputs):
+        raise InputError(f"{got}; {expected}")
+    if not torch.isfinite(inputs).all():
+        raise InputError(f"{what} holds NaN or infinity: clean the data, or leave that batch out")
+    try:
+        outputs = model(**{spec.name: inputs.to(device)})
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{got}, on which the model fails: {shown(str(error))}; {expected}"
+        ) from error
+    if isinstance(outputs, Tensor) and not torch.isfinite(outputs).all():
+        raise InputError(f"the model gives NaN or infinity for {what}: it cannot calibrate")
+
+
+def _inputs(what: str, batch: Any) -> Tensor:
+    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(inputs, Tensor):
+        raise InputError(
+            f"{what} begins with {type(inputs).__name__}; expected a tensor of inputs, or a tuple "
+            "that begins with one"
+        )
+    return inputs
+
+
 def inputs_of(batches: Batches, device: torch.device) -> Iterator[Tensor]:
     """The inputs of each batch, on a device.
 
@@ -50,14 +115,8 @@ def inputs_of(batches: Batches, device: torch.device) -> Iterator[Tensor]:
     """
     found = False
     for batch in batches:
-        inputs = batch if isinstance(batch, Tensor) else batch[0]
-        if not isinstance(inputs, Tensor):
-            raise InputError(
-                f"a calibration batch begins with {type(inputs).__name__}; expected a tensor of "
-                "inputs, or a tuple that begins with one"
-            )
         found = True
-        yield inputs.to(device)
+        yield _inputs("a calibration batch", batch).to(device)
     if not found:
         raise InputError("there is no batch of calibration data (is an iterator used up?)")
 

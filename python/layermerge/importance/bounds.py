@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from layermerge.errors import InputError
+from layermerge.checks import check_instance, check_number
 
 FEWEST_KNOWN = 6
 """Known scores that a prediction needs before it bounds anything."""
@@ -36,7 +36,7 @@ class Margins:
     Attributes
     ----------
     gain, order : float
-        In units of the raw score.
+        In units of the raw score; an infinite order leaves that bound out.
     prediction : float
         In multiples of the prediction's error; infinity leaves predictions out of the bounds.
     """
@@ -46,10 +46,11 @@ class Margins:
     prediction: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("gain", "order", "prediction"):
+        check_number("margin gain", self.gain, least=0)
+        for name in ("order", "prediction"):
             value = getattr(self, name)
-            if not value >= 0:
-                raise InputError(f"margin {name} must be at least 0, got {value!r}")
+            if not (isinstance(value, float) and value == math.inf):
+                check_number(f"margin {name}", value, least=0)
 
 
 ASSUMED = Margins()
@@ -84,6 +85,7 @@ class Bounds:
         guesses: NDArray[np.float64] | None = None,
         margins: Margins = ASSUMED,
     ) -> None:
+        check_instance("margins", margins, Margins, "Margins(...)")
         removed = removals(start, end, kept).astype(np.float64)
         self.num_removed = removed.sum(1)
         self.margins = margins

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from layermerge.errors import InputError
-from layermerge.importance.activations import Batches, device_of, inputs_of, record
+from layermerge.importance.activations import Batches, check_batches, device_of, inputs_of, record
 from layermerge.merging import merge, merge_unverified
 from layermerge.network import Network
 from layermerge.plan import Plan, PlannedSegment, original_plan
@@ -159,11 +159,13 @@ def merge_least_squares(
     network : Network
     plan : Plan
     batches : iterable
-        Inputs, or tuples that begin with them; iterated once for each segment that is not original.
+        Inputs, or tuples that begin with them; iterated once for each segment that is not original,
+        and once to check them.
     ridge : float
         See `NormalEquations.solve`.
     verify : bool
-        Verify, before the weights are set, that the merged network has the right structure.
+        Check the batches and, before the weights are set, that the merged network has the right
+        structure.
     report : callable
         Told the relative error that is left at each fitted segment.
 
@@ -173,6 +175,8 @@ def merge_least_squares(
         The network that `merge` gives, with other weights. A segment that became its shortcut has
         none to set.
     """
+    if verify:
+        check_batches("batches", batches, model, network)
     original = rewrite(model, original_plan(network))
     merged = merge(rewrite(model, plan)) if verify else merge_unverified(rewrite(model, plan))
     exits = {(segment.start, segment.end): segment.exit for segment in network.segments}

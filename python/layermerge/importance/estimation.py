@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import torch
 from torch import nn
 
+from layermerge.callbacks import check_callbacks
 from layermerge.candidates import Candidate, CandidateSpace
+from layermerge.checks import check_integer
 from layermerge.errors import InputError, LayerMergeError
+from layermerge.importance.activations import check_batches
+from layermerge.importance.claims import Claims
 from layermerge.importance.estimators import (
     Estimator,
     ScoreFunction,
     ShortFineTune,
     TrainFunction,
+    check_estimator,
 )
 from layermerge.importance.evaluation import ORIGINAL, Job
-from layermerge.importance.executors import SERIAL, Executor, Run
+from layermerge.importance.executors import SERIAL, Executor, Run, check_executor
 from layermerge.importance.scores import ImportanceScores
 from layermerge.network import Network
 from layermerge.progress import progress_bar
 from layermerge.store import Score, ScoreKey, Study, StudyLike, opened
 from layermerge.weights import fingerprint_weights
+
+POLL_S = 0.2
+"""Seconds between two looks at what other processes have found."""
+
+_log = logging.getLogger(__name__)
 
 
 def estimate_importance(
@@ -103,7 +116,11 @@ def estimator_of(
     if isinstance(estimator, str):
         if score_fn is None:
             raise InputError("give score_fn, or an estimator that needs none")
+        check_callbacks(score_fn=score_fn)
+        if train_fn is not None:
+            check_callbacks(train_fn=train_fn)
         return ShortFineTune(score_fn, train_fn, estimator)
+    check_estimator("estimator", estimator)
     if score_fn is not None or train_fn is not None:
         raise InputError(
             "an estimator takes the place of score_fn and train_fn: give either it or them"
@@ -124,9 +141,9 @@ class Evaluations:
         Names the estimator with its settings and the seed.
     """
 
-    def __init__(self, job: Job, study: Study, run: Run, slots: int) -> None:
+    def __init__(self, job: Job, study: Study, claims: Claims, run: Run, slots: int) -> None:
         self.slots = slots
-        self._study, self._run = study, run
+        self._study, self._claims, self._run = study, claims, run
         self._key = (job.network.fingerprint, fingerprint_weights(job.model))
         fingerprint = {"estimator": job.estimator.fingerprint, "seed": job.seed}
         self.estimator = json.dumps(fingerprint, sort_keys=True)
@@ -145,15 +162,51 @@ class Evaluations:
     ) -> dict[str, Score]:
         """Scores by candidate key. Each new one is committed as it arrives.
 
-        `on_score` is told after each one how many there are.
+        What another process is evaluating for the same study is waited for. `on_score` is told
+        after each one how many there are.
         """
         scores = self.known(candidates)
         on_score(len(scores))
-        for candidate, score in self._run([each for each in candidates if each.key not in scores]):
-            self._study.add_score(self._score_key(candidate.key), score)
-            scores[candidate.key] = score
-            on_score(len(scores))
+        while left := [each for each in candidates if each.key not in scores]:
+            for key, score in self._some(left, len(left)):
+                scores[key] = score
+                on_score(len(scores))
         return {candidate.key: scores[candidate.key] for candidate in candidates}
+
+    def some(self, candidates: Sequence[Candidate], count: int) -> dict[str, Score]:
+        """Scores of the first `count` that no other process evaluates, or of what others have.
+
+        At least one of them; waits for others if they evaluate all.
+        """
+        return dict(self._some(candidates, count))
+
+    def _some(self, candidates: Sequence[Candidate], count: int) -> Iterator[tuple[str, Score]]:
+        is_told = False
+        while not (scores := self.known(candidates)):
+            for candidate, score in self._run(islice(self._claimed(candidates), count)):
+                scores[candidate.key] = score
+                key = self._score_key(candidate.key)
+                self._study.add_score(key, score)
+                self._claims.release(str(key))
+                yield candidate.key, score
+            if scores:
+                return
+            if not is_told:
+                _log.info("waiting for another process, which evaluates what is wanted here")
+                is_told = True
+            time.sleep(POLL_S)
+        yield from scores.items()
+
+    def _claimed(self, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+        """Those that no other process evaluates, each claimed when it is asked for."""
+        for candidate in candidates:
+            key = self._score_key(candidate.key)
+            if not self._claims.take(str(key)):
+                continue
+            if self._study.score(key) is None:
+                yield candidate
+            else:  # it was evaluated since
+                self._claims.release(str(key))
 
     def _base(self, job: Job) -> float:
         """Score of the original network; not being able to score that is an error."""
@@ -182,9 +235,14 @@ def evaluating(
     executor: Executor,
 ) -> Iterator[Evaluations]:
     """Get ready to evaluate candidates, for the time of a block."""
+    check_integer("seed", seed, least=0)
+    check_executor(executor)
+    calibration = getattr(estimator, "calibration", None)
+    if calibration is not None:
+        check_batches("calibration", calibration, model, network)
     job = Job(model, network, estimator, seed, torch.get_num_threads())
-    with executor.open(job) as (run, slots):
-        yield Evaluations(job, study, run, slots)
+    with Claims(study.path) as claims, executor.open(job) as (run, slots):
+        yield Evaluations(job, study, claims, run, slots)
 
 
 def check_not_all_alike(scores: Mapping[str, Score]) -> None:

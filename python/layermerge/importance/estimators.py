@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from layermerge.candidates import Candidate
+from layermerge.checks import check_instance
 from layermerge.errors import InputError, TrainingError
 from layermerge.importance.activations import Batches
 from layermerge.importance.closed_form import RIDGE, merge_least_squares
@@ -42,6 +43,17 @@ class Estimator(Protocol):
 
     def score(self, model: nn.Module, network: Network, candidate: Candidate) -> float:
         """Score of the network with one segment replaced."""
+
+
+def check_estimator(name: str, estimator: object) -> None:
+    """Refuse what is no estimator."""
+    check_instance(
+        name,
+        estimator,
+        Estimator,
+        "an estimator, such as ClosedForm(batches) of layermerge.importance.proxies or "
+        "ShortFineTune(score_fn, train_fn) of layermerge.importance.estimators",
+    )
 
 
 @dataclass(frozen=True)

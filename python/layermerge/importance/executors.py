@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from layermerge.candidates import Candidate
+from layermerge.checks import check_instance
 from layermerge.importance.evaluation import Job
 from layermerge.store import Score
 
-Run = Callable[[Sequence[Candidate]], Iterator[tuple[Candidate, Score]]]
-"""Evaluates candidates, and gives each result as it arrives, in any order."""
+Run = Callable[[Iterable[Candidate]], Iterator[tuple[Candidate, Score]]]
+"""Evaluates candidates, and gives each result as it arrives, in any order.
+
+It asks for a candidate when it is about to start it."""
 
 MAX_LOSSES = 3
 """Workers that may be lost over one candidate before it is marked as failed."""
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs evaluations."""
 
@@ -36,6 +40,17 @@ class Serial:
 
 
 SERIAL = Serial()
+
+
+def check_executor(executor: object) -> None:
+    """Refuse what is no executor."""
+    check_instance(
+        "executor",
+        executor,
+        Executor,
+        "an object such as Serial(), Processes(2) or RayCluster('auto'), of "
+        "layermerge.importance.executors, .processes and .ray_cluster",
+    )
 
 
 def lost(candidate: Candidate, seconds: float) -> Score:

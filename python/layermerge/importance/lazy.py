@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from layermerge.errors import InfeasibleError, InputError
+from layermerge.errors import InfeasibleError
 from layermerge.importance.bounds import Bounds
 from layermerge.solver import solve
 
@@ -24,7 +24,9 @@ TOLERANCE = 1e-9
 """Relative to the value: what the exact solver proves."""
 
 Evaluate = Callable[[Sequence[int]], Mapping[int, float]]
-"""Scores of rows, minus infinity for one that failed."""
+"""Δ of at least one of the rows, which come in the order in which they are wanted.
+
+Minus infinity for one that failed. It may know others as well."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,6 @@ def search(
     evaluate: Evaluate,
     *,
     objective: ImportanceOf = np.exp,
-    per_round: int = 1,
     on_round: Callable[[Round], object] = lambda state: None,
 ) -> tuple[NDArray[np.float64], Round]:
     """Evaluate entries until the best plan for each budget is known.
@@ -132,10 +133,8 @@ def search(
     budgets_ns : sequence of int
         For the sum of the latencies.
     evaluate : callable
-        Gives Δ of the rows it is asked for. Called with at most `per_round` rows at once.
+        See `Evaluate`. It does best to give as many as can run at once.
     objective : callable
-    per_round : int
-        As many as can run at once.
     on_round : callable
         Told the state of every round, the last one included.
 
@@ -164,8 +163,6 @@ def search(
     >>> state.rows, state.certificate[-24:]
     (((2,),), '1 of 2 entries evaluated')
     """
-    if per_round < 1:
-        raise InputError(f"per_round must be at least 1, got {per_round}")
     delta, number = delta.copy(), 1
     to_evaluate = int((choices.bounds.num_removed > 0).sum())
     while True:
@@ -185,7 +182,7 @@ def search(
         on_round(state)
         if state.is_last:
             return delta, state
-        for row, score in evaluate(wanted[:per_round]).items():
+        for row, score in evaluate(wanted).items():
             delta[row] = score
         number += 1
 

@@ -6,7 +6,7 @@ import copy
 import multiprocessing
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -64,14 +64,18 @@ class Processes:
                 worker.stop()
 
 
-def _run(pool: list[_Worker], candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Score]]:
-    waiting = list(reversed(candidates))
+def _run(pool: list[_Worker], candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Score]]:
+    waiting, again = iter(candidates), list[Candidate]()
     losses: dict[Candidate, int] = {}
-    while waiting or any(worker.candidate for worker in pool):
+    while True:
         for worker in pool:
-            if waiting and worker.candidate is None:
-                worker.give(waiting.pop())
+            if worker.candidate is None:
+                candidate = again.pop() if again else next(waiting, None)
+                if candidate is not None:
+                    worker.give(candidate)
         busy = {worker.connection: worker for worker in pool if worker.candidate}
+        if not busy:
+            return
         for connection in wait(list(busy)):
             worker = busy[connection]  # type: ignore[index]
             candidate, seconds = worker.candidate, time.perf_counter() - worker.began
@@ -82,7 +86,7 @@ def _run(pool: list[_Worker], candidates: Sequence[Candidate]) -> Iterator[tuple
                 continue
             losses[candidate] = losses.get(candidate, 0) + 1
             if losses[candidate] < MAX_LOSSES:
-                waiting.append(candidate)
+                again.append(candidate)
             else:
                 yield candidate, lost(candidate, seconds)
 

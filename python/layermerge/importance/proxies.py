@@ -93,8 +93,13 @@ class FirstOrderTaylor:
         pair = _Pair.of(model, network, candidate)
         change = total = 0.0
         device = device_of(model)
-        for inputs, labels in self.calibration:
-            inputs, labels = inputs.to(device), labels.to(device)
+        for batch in self.calibration:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise InputError(
+                    "FirstOrderTaylor needs batches of (inputs, labels), got a "
+                    f"{type(batch).__name__}"
+                )
+            inputs, labels = (part.to(device) for part in batch)
             before, after = pair.outputs(inputs)
             gradient, loss = pair.gradient(inputs, labels, self.loss_fn)
             per_input = (gradient * (after - before)).flatten(1).sum(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +56,7 @@ class RayCluster:
             payload, name = ray.put(pickled(job, ray.cloudpickle.dumps)), uuid.uuid4().hex
             slots = self._slots(ray.cluster_resources(), gpus)
 
-            def run(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Score]]:
+            def run(candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Score]]:
                 tasks = {evaluate.remote(name, payload, each): each for each in candidates}
                 return _collect(ray, tasks)
 

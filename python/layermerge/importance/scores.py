@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layermerge.candidates import Candidate
-from layermerge.errors import InputError
+from layermerge.errors import InputError, shown
 
 ObjectiveFunction = Callable[[NDArray[np.float64], float], NDArray[Any]]
 """``objective(delta, base)``: importances of changes Δ of the score from `base`, non-decreasing."""
@@ -41,9 +41,63 @@ def objective_function(objective: Objective) -> ObjectiveFunction:
     """The function of an objective that may be given by its name."""
     if callable(objective):
         return objective
-    if objective not in OBJECTIVES:
-        raise InputError(f"objective must be one of {', '.join(OBJECTIVES)}; got {objective!r}")
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
+        raise InputError(
+            f"objective must be one of {', '.join(OBJECTIVES)}, or a function of changes of the "
+            f"score and the original score; got {objective!r}"
+        )
     return OBJECTIVES[objective]
+
+
+def importances(
+    objective: Objective, delta: NDArray[np.float64], base: float
+) -> NDArray[np.float64]:
+    """Importances of changes Δ of the score.
+
+    Raises
+    ------
+    InputError
+        If the objective does not give a finite number for each; where exp(Δ) overflows, say.
+    """
+    name = name_of(objective)
+    with np.errstate(over="ignore", invalid="ignore"):
+        returned = objective_function(objective)(delta, base)
+    try:
+        values = np.asarray(returned, np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.shape != delta.shape:
+        raise InputError(
+            f"objective {name!r} must return an array of one importance for each change of the "
+            f"score; got {shown(repr(returned))} for {len(delta)} of them"
+        )
+    broken = np.flatnonzero(~np.isfinite(values))
+    if len(broken):
+        raise InputError(
+            f"objective {name!r} gives {values[broken[0]]:g} for a change of the score by "
+            f"{delta[broken[0]]:g}. exp(Δ) is for scores between 0 and 1, such as accuracy as a "
+            "fraction: divide the score by what a change that matters is, or choose objective "
+            "'exp_relative' (for scores that are minus a loss) or 'delta'"
+        )
+    return values
+
+
+def change(key: str, score: float, base: float, objective: Objective) -> float:
+    """Change Δ of the score of a candidate, to which the objective gives an importance.
+
+    Raises
+    ------
+    InputError
+        If it does not; names the candidate and the scores.
+    """
+    delta = score - base
+    try:
+        importances(objective, np.array([delta]), base)
+    except InputError as error:
+        raise InputError(
+            f"candidate {key} scores {score:g}, and the original network {base:g}: {error}"
+        ) from error
+    return delta
 
 
 def name_of(objective: Objective) -> str:
@@ -110,6 +164,9 @@ class ImportanceScores:
             ``exp_relative`` divides them by the absolute score of the original, for scores that are
             minus a loss. A callable takes an array of Δ, and the score of the original.
         """
-        function = objective_function(objective)
         delta = self.delta(candidate)
-        return delta if delta == -math.inf else float(function(np.array([delta]), self.base)[0])
+        if delta == -math.inf:
+            return delta
+        if not candidate.is_original:
+            change(candidate.key, self.raw[candidate.key], self.base, objective)
+        return float(importances(objective, np.array([delta]), self.base)[0])

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from layermerge.candidates import Candidate
+from layermerge.checks import check_instance
 from layermerge.errors import InfeasibleError
-from layermerge.importance.bounds import ASSUMED, Bounds, Margins
+from layermerge.importance.bounds import Bounds
 from layermerge.importance.estimation import (
     Evaluations,
     check_not_all_alike,
@@ -23,50 +24,33 @@ from layermerge.importance.estimation import (
     estimator_of,
     evaluating,
 )
-from layermerge.importance.estimators import Estimator, ScoreFunction, TrainFunction
+from layermerge.importance.estimators import (
+    Estimator,
+    ScoreFunction,
+    TrainFunction,
+    check_estimator,
+)
 from layermerge.importance.executors import SERIAL, Executor
 from layermerge.importance.lazy import Choices, Round, search
-from layermerge.importance.scores import ImportanceScores, Objective, objective_function
+from layermerge.importance.ranking import rank
+from layermerge.importance.scores import ImportanceScores, change, importances
+from layermerge.importance.search_options import LAZY, SearchOptions
 from layermerge.importance.status import PlanStatus, Status
 from layermerge.latency.profile import LatencyProfile
 from layermerge.plan import Plan
 from layermerge.planning import (
     Budget,
     available_ns,
+    checked_budgets,
     explained,
     make_plan,
     predict_ns,
     predict_original_ns,
 )
 from layermerge.progress import progress_bar
-from layermerge.store import Score, Study, StudyLike, opened
+from layermerge.store import Study, StudyLike, opened
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How to search for plans.
-
-    Attributes
-    ----------
-    full : bool
-        Evaluate every candidate that is faster than what it replaces, as the paper does.
-    objective : str or callable
-        See `ImportanceScores.of`.
-    margins : Margins
-        How far scores may exceed what the bounds assume.
-    per_round : int or None
-        Candidates to evaluate between two solutions; by default as many as run at once.
-    """
-
-    full: bool = False
-    objective: Objective = "exp_delta"
-    margins: Margins = ASSUMED
-    per_round: int | None = None
-
-
-LAZY = SearchOptions()
 
 
 @dataclass(frozen=True)
@@ -122,9 +106,12 @@ def find_plans(
 
     Raises
     ------
+    InputError
+        If an argument is not as expected; before anything is evaluated.
     InfeasibleError
         If no plan meets a budget.
     """
+    budgets_ns = checked_budgets(budgets_ns)
     chosen = estimator_of(estimator, score_fn, train_fn)
     with (
         opened(study) as store,
@@ -157,11 +144,14 @@ def searching(
     progress: bool,
 ) -> Iterator[PlanSearch]:
     """Get ready to find plans, for the time of a block."""
+    check_instance("options", options, SearchOptions, "SearchOptions(...)")
+    if order_by is not None:
+        check_estimator("order_by", order_by)
     network = profile.space.network
     candidates = choosable(profile)
     guesses = None
     if order_by is not None and not options.full:
-        guesses = _guesses(
+        guesses = rank(
             model, profile, order_by, candidates, seed, study, executor, progress=progress
         )
     with (
@@ -207,6 +197,12 @@ class PlanSearch:
         self._evaluate = evaluate
         self._options = options
         self._announce = announce
+        if options.objective == "exp_delta" and abs(evaluate.base) > 1:
+            _log.warning(
+                "the original network scores %g: objective exp_delta is for scores between 0 and "
+                "1, such as accuracy as a fraction. See exp_relative and delta",
+                evaluate.base,
+            )
         self._known = evaluate.known(each for each in self.candidates if not each.is_original)
         start = np.array([each.start for each in self.candidates])
         end = np.array([each.end for each in self.candidates])
@@ -221,11 +217,7 @@ class PlanSearch:
     @property
     def scores(self) -> ImportanceScores:
         """What is known so far."""
-        unevaluated = frozenset(
-            each.key
-            for each in self.candidates
-            if not each.is_original and each.key not in self._known
-        )
+        unevaluated = frozenset(each.key for each in self.candidates if self._is_unknown(each))
         skipped = frozenset(each.key for each in self.profile.unprofitable())
         return collect(self._evaluate.base, self._known, skipped=skipped, unevaluated=unevaluated)
 
@@ -251,8 +243,7 @@ class PlanSearch:
         return tuple(plans)
 
     def _search(self, budgets_ns: Sequence[int]) -> Round:
-        objective = objective_function(self._options.objective)
-        base = self._evaluate.base
+        objective, base = self._options.objective, self._evaluate.base
         delta = np.array([self._delta(each) for each in self.candidates])
         try:
             _, last = search(
@@ -260,8 +251,7 @@ class PlanSearch:
                 delta,
                 [available_ns(self.profile, each) for each in budgets_ns],
                 self._evaluate_rows,
-                objective=lambda delta: objective(delta, base),
-                per_round=self._options.per_round or self._evaluate.slots,
+                objective=lambda delta: importances(objective, delta, base),
                 on_round=lambda state: self._announce(self._status(state, budgets_ns)),
             )
         except InfeasibleError as error:
@@ -276,13 +266,28 @@ class PlanSearch:
         score = self._known.get(candidate.key)
         if score is None:
             return math.nan
-        return -math.inf if score.failure is not None else score.value - self._evaluate.base
+        if score.failure is not None:
+            return -math.inf
+        base, objective = self._evaluate.base, self._options.objective
+        return change(candidate.key, score.value, base, objective)
 
     def _evaluate_rows(self, rows: Sequence[int]) -> Mapping[int, float]:
-        chosen = {row: self.candidates[row] for row in rows}
-        self._known.update(self._evaluate(list(chosen.values())))
+        """What other processes have found since; if that is nothing, the first rows."""
+        left = (each for each in self.candidates if self._is_unknown(each))
+        found = self._evaluate.known(left) or self._evaluate.some(
+            [self.candidates[row] for row in rows],
+            self._options.per_round or self._evaluate.slots,
+        )
+        self._known.update(found)
         check_not_all_alike(self._known)
-        return {row: self._delta(each) for row, each in chosen.items()}
+        return {
+            row: self._delta(each)
+            for row, each in enumerate(self.candidates)
+            if each.key in found and not each.is_original
+        }
+
+    def _is_unknown(self, candidate: Candidate) -> bool:
+        return not candidate.is_original and candidate.key not in self._known
 
     def _status(self, state: Round, budgets_ns: Sequence[int]) -> Status:
         seconds = [score.seconds for score in self._known.values()]
@@ -315,34 +320,3 @@ class PlanSearch:
             self._evaluate.base + sum(map(self._delta, chosen)),
             tuple(each.key for each in chosen if not each.is_original),
         )
-
-
-def _guesses(
-    model: nn.Module,
-    profile: LatencyProfile,
-    order_by: Estimator,
-    candidates: Sequence[Candidate],
-    seed: int,
-    study: Study,
-    executor: Executor,
-    *,
-    progress: bool,
-) -> NDArray[np.float64]:
-    """Training-free scores; the original network's for what is original, the least if it failed."""
-    network = profile.space.network
-    wanted = [each for each in candidates if not each.is_original]
-    _log.info("ranking %d candidates without training", len(wanted))
-    with (
-        evaluating(model, network, order_by, seed=seed, study=study, executor=executor) as evaluate,
-        progress_bar("Ranking candidates", len(wanted), enabled=progress) as show,
-    ):
-        scores = evaluate(wanted, on_score=show)
-        base = evaluate.base
-    least = min((score.value for score in scores.values() if score.failure is None), default=base)
-    return np.array([_guess(scores.get(each.key), base, least) for each in candidates])
-
-
-def _guess(score: Score | None, base: float, least: float) -> float:
-    if score is None:
-        return base
-    return least if score.failure is not None else score.value

@@ -82,6 +82,10 @@ class Status:
         """Keep it in a study, in place of the one before."""
         study.add_artefact(KEY, json.dumps(asdict(self)).encode())
 
+    def document(self) -> dict[str, Any]:
+        """It as data for JSON; what names the estimator is an object, not text that holds one."""
+        return {**asdict(self), "estimator": _unfolded(self.estimator), "eta_s": self.eta_s}
+
     def lines(self) -> Iterator[str]:
         """Describe it."""
         if self.is_done:
@@ -117,6 +121,19 @@ def load_status(study: Study) -> Status:
         for plan in document.pop("plans")
     )
     return Status(plans=tuple(plans), **document)
+
+
+def _unfolded(value: Any) -> Any:
+    """Objects in place of text that holds them as JSON, at any depth."""
+    if isinstance(value, str):
+        try:
+            found = json.loads(value)
+        except ValueError:
+            return value
+        return _unfolded(found) if isinstance(found, dict) else value
+    if isinstance(value, dict):
+        return {key: _unfolded(each) for key, each in value.items()}
+    return value
 
 
 def _describe(plan: PlanStatus) -> Iterator[str]:
