@@ -116,6 +116,7 @@ LAYERS = (
     ("values", "convolutions"),
     ("graph",),
     ("probing",),
+    ("borrowing",),
     ("batching", "recording", "function_calls", "graph_writer", "leaves", "library_modules"),
     ("tracked", "containers"),
     ("canonical", "model_checks"),

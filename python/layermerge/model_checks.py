@@ -35,6 +35,7 @@ def _check_unwrapped(model: nn.Module) -> None:
         )
 
 
+@torch.no_grad()  # the weights of inference mode can be read only
 def _check_weights(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):

@@ -82,7 +82,7 @@ def measure_latency(
         If a part of the original network cannot be run.
     """
     began = time.monotonic()
-    captured = capture(model, example_inputs)
+    captured = capture(model, example_inputs, borrow_weights=True)
     inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
     example = _check_inputs(network, inputs)
     with inference(options.threads), opened(study) as store:
@@ -131,7 +131,7 @@ def import_table(
     InputError
         If the table is of another network, or foreign and that is not allowed.
     """
-    captured = capture(model, example_inputs)
+    captured = capture(model, example_inputs, borrow_weights=True)
     inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
     example = _check_inputs(network, inputs)
     found = {subject_of(s): m for s, m in signature_latencies(path, space).items()}
