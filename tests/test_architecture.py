@@ -16,6 +16,7 @@ MAX_LINES = 350
 
 TORCH_FREE = {
     "layermerge",
+    "layermerge.arguments",
     "layermerge.callbacks",
     "layermerge.config",
     "layermerge.checks",

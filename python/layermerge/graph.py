@@ -16,7 +16,7 @@ from layermerge.borrowing import copy_borrowing_weights, giving_back
 from layermerge.containers import UnrecordableError
 from layermerge.errors import InputError, UnsupportedModelError
 from layermerge.graph_writer import Recording
-from layermerge.model_checks import check_model
+from layermerge.model_checks import check_model, why_not_copied
 from layermerge.probing import first_that_runs, keeping_buffers, probe
 from layermerge.recording import record
 
@@ -91,12 +91,12 @@ def bind_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, An
             )
         _check_tensors(example_inputs)
         return dict(example_inputs)
-    values = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    if not any(isinstance(value, Tensor) for value in values):
+    if not isinstance(example_inputs, (Tensor, tuple)) or example_inputs == ():
         raise InputError(
             "example_inputs must be a tensor, a tuple or a dict with at least one tensor; got "
             f"{type(example_inputs).__name__}"
         )
+    values = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     if len(values) > len(parameters):
         raise InputError(
             f"example_inputs has {len(values)} values, but forward of {type(model).__name__} takes "
@@ -110,6 +110,12 @@ def bind_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, An
 def _check_tensors(arguments: Mapping[str, Any]) -> None:
     """Refuse options among the inputs: a captured graph holds one choice of them."""
     for name, value in arguments.items():
+        if isinstance(value, (list, tuple, Mapping)):
+            raise InputError(
+                f"the example input {name!r} is a {type(value).__name__}, and must be one tensor: "
+                "wrap the model in a module whose forward takes the tensors one by one and puts "
+                "them together"
+            )
         if not isinstance(value, Tensor):
             raise InputError(
                 f"the example input {name!r} must be a tensor, got {type(value).__name__}: leave "
@@ -161,8 +167,8 @@ def _copy(model: nn.Module, copied: Callable[[nn.Module], nn.Module]) -> nn.Modu
         return copied(model)
     except Exception as error:
         raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be copied ({error}), so that it cannot be changed "
-            "either: give a model that copy.deepcopy takes"
+            f"{type(model).__name__} cannot be copied ({why_not_copied(model) or error}), so that "
+            "it cannot be changed either: give a model that copy.deepcopy takes"
         ) from error
 
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from layermerge.arguments import check_argument
 from layermerge.errors import InputError
 from layermerge.importance.activations import Batches, device_of, inputs_of, record
 from layermerge.merging import merge, merge_unverified
@@ -173,6 +174,7 @@ def merge_least_squares(
         The network that `merge` gives, with other weights. A segment that became its shortcut has
         none to set.
     """
+    check_argument("plan", plan, Plan)
     original = rewrite(model, original_plan(network))
     merged = merge(rewrite(model, plan)) if verify else merge_unverified(rewrite(model, plan))
     exits = {(segment.start, segment.end): segment.exit for segment in network.segments}

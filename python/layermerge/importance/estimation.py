@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from layermerge.arguments import check_argument
 from layermerge.candidates import Candidate, CandidateSpace
 from layermerge.errors import InputError, LayerMergeError
 from layermerge.importance.estimators import (
@@ -83,6 +84,8 @@ def estimate_importance(
     LayerMergeError
         If every candidate fails.
     """
+    check_argument("network", network, Network)
+    check_argument("space", space, CandidateSpace)
     chosen = estimator_of(estimator, score_fn, train_fn)
     wanted = [c for c in space.candidates if not c.is_original and c not in skip]
     with (

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from layermerge.arguments import check_argument
 from layermerge.candidates import Candidate
 from layermerge.errors import InfeasibleError
 from layermerge.importance.bounds import ASSUMED, Bounds, Margins
@@ -125,6 +126,7 @@ def find_plans(
     InfeasibleError
         If no plan meets a budget.
     """
+    check_argument("profile", profile, LatencyProfile)
     chosen = estimator_of(estimator, score_fn, train_fn)
     with (
         opened(study) as store,
@@ -157,7 +159,6 @@ def searching(
     progress: bool,
 ) -> Iterator[PlanSearch]:
     """Get ready to find plans, for the time of a block."""
-    network = profile.space.network
     candidates = choosable(profile)
     guesses = None
     if order_by is not None and not options.full:
@@ -166,7 +167,7 @@ def searching(
         )
     with (
         evaluating(
-            model, network, estimator, seed=seed, study=study, executor=executor
+            model, profile.space.network, estimator, seed=seed, study=study, executor=executor
         ) as evaluate,
         progress_bar("Estimating importance", len(candidates), enabled=progress) as show,
     ):
