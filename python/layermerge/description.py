@@ -94,7 +94,7 @@ class _Description:
 
     def _weight_l1(self, node: fx.Node) -> float:
         weight = weight_of(layer_module(self.captured, node))
-        return float(weight.abs().sum(dtype=torch.float64))
+        return float(torch.linalg.vector_norm(weight, 1, dtype=torch.float64))
 
     def _node(self, node: fx.Node) -> Node:
         return Node(

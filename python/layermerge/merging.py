@@ -6,7 +6,7 @@ import copy
 import operator
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -199,11 +199,8 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def _pointwise(matrix: Tensor) -> nn.Conv2d:
     """A 1x1 convolution without bias."""
-    conv = nn.Conv2d(
-        matrix.shape[1], matrix.shape[0], 1, bias=False, device=matrix.device, dtype=matrix.dtype
-    )
-    with torch.no_grad():
-        conv.weight.copy_(matrix[:, :, None, None])
+    conv = nn.Conv2d(matrix.shape[1], matrix.shape[0], 1, bias=False, device="meta")
+    conv.weight = nn.Parameter(matrix[:, :, None, None])
     return conv
 
 
@@ -211,8 +208,13 @@ def _affine_map(merged: fx.GraphModule, entry: fx.Node, nodes: tuple[fx.Node, ..
     """Follow the value of `entry` through a rewritten segment."""
     channels = channels_of(entry)
     maps = {entry: identity(channels, device_of(merged))}
+    last_use = {source: node for node in nodes for source in sources_of(node)}
     for node in nodes:
-        maps[node] = _follow(merged, node, [maps[source] for source in sources_of(node)])
+        sources = sources_of(node)
+        maps[node] = _follow(merged, node, [maps[source] for source in sources])
+        # A segment's kernels may together take many times the memory of the model.
+        for source in {source for source in sources if last_use[source] is node}:
+            del maps[source]
     described = [_node(node) for node in nodes]
     support = follow_channels(described, entry.name, channels)[nodes[-1].name]
     return regroup(maps[nodes[-1]], support.groups(channels))
@@ -269,10 +271,7 @@ def _to_convolution(result: AffineMap) -> tuple[nn.Conv2d, Padding | None]:
         (top, left) if is_even else 0,
         result.dilation,
         result.groups,
-        device=result.kernel.device,
-        dtype=torch.float64,
+        device="meta",  # so that no other weights are drawn first
     )
-    with torch.no_grad():
-        conv.weight.copy_(result.kernel)
-        cast(Tensor, conv.bias).copy_(result.bias)
+    conv.weight, conv.bias = nn.Parameter(result.kernel), nn.Parameter(result.bias)
     return conv.eval(), None if is_even else result.padding
