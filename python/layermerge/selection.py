@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+METHODS = ("exact", "binned")
+ROUNDINGS = ("up", "floor")
+
 
 @dataclass(frozen=True)
 class SelectedEntry:

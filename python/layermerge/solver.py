@@ -14,7 +14,7 @@ from layermerge import _core
 from layermerge.errors import InputError
 from layermerge.instance import Instance, instance_of, solve_binned, solve_exact
 from layermerge.milliseconds import MAX_NS, budget_from_ms
-from layermerge.selection import SelectedEntry, Selection, Statistics
+from layermerge.selection import METHODS, ROUNDINGS, SelectedEntry, Selection, Statistics
 from layermerge.tables import ImportanceTable, LatencyTable
 
 __all__ = [
@@ -28,8 +28,6 @@ __all__ = [
     "solve_many",
 ]
 
-METHODS = ("exact", "binned")
-ROUNDINGS = ("up", "floor")
 DEFAULT_BINS = 10_000
 """Bins that a budget is divided into unless `bin_ns` is given."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layermerge.commands.solve import add_table_arguments, print_json
 from layermerge.errors import InputError
-from layermerge.solver import Frontier, frontier
-from layermerge.table_files import read_importance, read_latency
+
+if TYPE_CHECKING:
+    from layermerge.solver import Frontier
 
 SUMMARY = "Find every selection that no other beats in both latency and importance."
 
@@ -34,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Find the frontier and print, and draw it if asked to."""
+    from layermerge.solver import frontier
+    from layermerge.table_files import read_importance, read_latency
+
     if arguments.plot is not None:
         from layermerge.frontier_plot import check_plot_path
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.milliseconds import budget_from_ms, format_ms, ns_from_ms
-from layermerge.solver import METHODS, ROUNDINGS, SelectedEntry, Selection, solve
-from layermerge.table_files import read_importance, read_latency
+from layermerge.selection import METHODS, ROUNDINGS, SelectedEntry, Selection
 
 SUMMARY = "Choose what to merge: the most important entries that meet a latency budget."
 
@@ -80,6 +79,9 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Solve and print; infeasible budgets are reported in JSON as well."""
+    from layermerge.solver import solve
+    from layermerge.table_files import read_importance, read_latency
+
     latency = read_latency(arguments.latency)
     importance = read_importance(arguments.importance)
     budgets = [arguments.speedup] if arguments.budget_ms is None else arguments.budget_ms
