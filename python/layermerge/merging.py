@@ -51,7 +51,7 @@ from layermerge.values import (
     side_of,
     sources_of,
 )
-from layermerge.verification import check_finite, record_verification, segment_error, verify
+from layermerge.verification import finite_sample, record_verification, segment_error, verify
 from layermerge.windows import Padding
 
 
@@ -82,26 +82,31 @@ def merge(rewritten: fx.GraphModule) -> fx.GraphModule:
     VerificationError
         If the merged network computes something else than the rewritten one.
     """
-    check_finite(rewritten)
+    _check(rewritten)
+    sample = finite_sample(rewritten)
     errors: dict[str, float] = {}
     merged = _merge(rewritten, errors)
-    record_verification(merged, verify(rewritten, merged, errors))
+    record_verification(merged, verify(rewritten, merged, errors, sample))
     return merged
 
 
 def merge_unverified(rewritten: fx.GraphModule) -> fx.GraphModule:
     """Merge as `merge` does, without the check: where only the architecture is wanted."""
+    _check(rewritten)
     return _merge(rewritten, None)
+
+
+def _check(rewritten: fx.GraphModule) -> None:
+    if rewriting_of(rewritten).is_merged:
+        raise InputError(
+            "this network is merged already: train and merge the one that rewrite returned"
+        )
+    check_evaluation_mode(rewritten)
 
 
 def _merge(rewritten: fx.GraphModule, errors: dict[str, float] | None) -> fx.GraphModule:
     """Merge every segment, and note by how much each differs, in float64, if that is asked for."""
     rewriting = rewriting_of(rewritten)
-    if rewriting.is_merged:
-        raise InputError(
-            "this network is merged already: train and merge the one that rewrite returned"
-        )
-    check_evaluation_mode(rewritten)
     merged = copy.deepcopy(rewritten)
     merged.meta[META_KEY] = replace(rewriting, is_merged=True)
     nodes = {node.name: node for node in merged.graph.nodes}
