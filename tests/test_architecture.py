@@ -16,6 +16,7 @@ MAX_LINES = 350
 
 TORCH_FREE = {
     "layermerge",
+    "layermerge.arguments",
     "layermerge.callbacks",
     "layermerge.config",
     "layermerge.checks",
@@ -121,6 +122,7 @@ LAYERS = (
     ("values", "convolutions"),
     ("graph",),
     ("probing",),
+    ("borrowing",),
     ("batching", "recording", "function_calls", "graph_writer", "leaves", "library_modules"),
     ("tracked", "containers"),
     ("canonical", "model_checks"),

@@ -228,6 +228,20 @@ def test_frozen_layers_are_in_no_merge_and_breaks_are_not_crossed():
     assert {c.key for c in frozen} | {c.key for c in broken} < everything
 
 
+def test_frozen_layers_may_be_named_alone_or_by_the_module_that_holds_them():
+    network = network_of("basic")
+    names = {layer.name: layer.index for layer in network.layers}
+    of_module = [index for name, index in names.items() if name.startswith("3.")]
+    assert len(of_module) > 1
+    assert enumerate_candidates(network, frozen=["3"]) == enumerate_candidates(
+        network, frozen=of_module
+    )
+    name, index = list(names.items())[-1]
+    found = enumerate_candidates(network, frozen=[1, name])
+    assert found == enumerate_candidates(network, frozen=[1, index])
+    assert found != enumerate_candidates(network)
+
+
 def test_equal_signatures_are_listed_once():
     space = enumerate_candidates(network_of("rep_vgg"))
     assert len(set(space.signatures)) == len(space.signatures) < len(space.candidates)
@@ -244,10 +258,13 @@ def test_equal_signatures_are_listed_once():
         ({"max_flops_ratio": 0}, "max_flops_ratio must be a number greater than 0, got 0"),
         ({"max_flops_ratio": float("nan")}, "max_flops_ratio must be .* got nan"),
         ({"max_flops_ratio": "2"}, "max_flops_ratio must be a number greater than 0, got '2'"),
-        ({"frozen": ["0.0"]}, r"frozen names layer '0.0'; layers are 1\.\.4"),
+        ({"frozen": [1.5]}, r"frozen names layer 1.5; layers are 1\.\.4"),
+        ({"frozen": ["0.1"]}, r"'0\.1', which holds no layer of Sequential; did you mean .*0\.0"),
+        ({"frozen": ["head"]}, "'head', which holds no layer .*; layermerge inspect lists"),
+        ({"frozen": "3"}, "frozen must be a collection of layers, got '3'"),
         ({"breaks": [1.5]}, r"breaks names position 1.5; positions are 0\.\.4"),
         ({"frozen": 1}, "frozen must be a collection of layers, got 1"),
-        ({"breaks": "12"}, "breaks names position '1'"),
+        ({"breaks": "12"}, "breaks must be a collection of positions, got '12'"),
         ({"frozen": [99]}, r"frozen names layer 99; layers are 1\.\.4"),
         ({"breaks": [-1]}, r"breaks names position -1; positions are 0\.\.4"),
     ],

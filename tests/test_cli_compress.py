@@ -33,6 +33,9 @@ def empty():
 
 def number():
     return 7
+
+def half():
+    return tiny_classifier().half()
 """
 
 
@@ -148,7 +151,7 @@ def test_the_input_whose_latency_counts_can_be_another(capsys, file, tmp_path):
         (["--data={file}:empty"], "the validation part of nothing holds no images"),
         (["--data=imagefolder:nowhere"], "nowhere has no folder 'train'"),
         (["--device=tpu"], "device must be like 'cpu' or 'cuda:0'; got 'tpu'"),
-        (["--input=1x3x8x8"], "does not run on the example inputs"),
+        (["--input=1x3x8x8"], "--input SHAPE gives one image"),
         (["--breaks=9"], "breaks names position 9; positions are 0..3"),
         (["--out={file}"], "cannot be made a folder"),
         (["--weights={file}"], "cannot be loaded into Sequential"),
@@ -163,6 +166,12 @@ def test_bad_input_exits_with_2_and_one_paragraph(capsys, file, tmp_path, argume
     assert output.err.splitlines()[-1:] == errors
     assert errors[0].startswith("layermerge compress: error: ")
     assert message in errors[0]
+
+
+def test_weights_in_half_precision_are_refused(capsys, file, tmp_path):
+    options = ("--speedup=1.05", f"--out={tmp_path}")
+    assert main(["compress", f"{file}:half", f"--data={file}:stripes", *options]) == 2
+    assert "float16, in which they cannot be fine-tuned: let the" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

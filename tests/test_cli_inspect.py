@@ -47,6 +47,47 @@ def test_restrictions_reach_the_search_space(capsys):
     for options in (["--max-kernel", "3"], ["--frozen", "2"], ["--method", "depth"]):
         assert inspect_json(capsys, MODEL, *INPUT, *options)["entries"] < whole["entries"]
     assert inspect_json(capsys, MODEL, *INPUT, "--breaks", "1,2")["mergeable_segments"] == 0
+    by_name = inspect_json(capsys, MODEL, *INPUT, "--frozen", "1,3.conv1")
+    assert by_name == inspect_json(capsys, MODEL, *INPUT, "--frozen", "1,2")
+
+
+SEVERAL = """
+import torch
+from torch import nn
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+    def forward(self, a, b):
+        return self.conv(a) + self.conv(b)
+def alone():
+    return Pair()
+def half():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)).half()
+"""
+
+
+def test_a_model_with_several_inputs_is_told_how_to_give_them(capsys, tmp_path):
+    path = tmp_path / "several.py"
+    path.write_text(SEVERAL)
+    status, _, err = inspect(capsys, f"{path}:alone")
+    assert status == 2
+    assert "missing 1 required positional argument: 'b'" in err
+    assert "Where forward takes several inputs" in err
+    assert "name a function that returns the model with its example inputs" in err
+
+
+def test_a_model_in_half_precision_gets_an_image_in_half_precision(capsys, tmp_path):
+    path = tmp_path / "several.py"
+    path.write_text(SEVERAL)
+    assert inspect_json(capsys, f"{path}:half", "--input", "1x3x8x8")["layers"] == 2
+
+
+def test_a_shape_that_does_not_fit_a_library_model_is_told_what_it_is_made_for(capsys):
+    pytest.importorskip("timm")
+    status, _, err = inspect(capsys, "timm:test_resnet", "--input", "1x1x64x64")
+    assert status == 2
+    assert "--input SHAPE gives one image (timm:test_resnet is made for 3x160x160)" in err
 
 
 INVERTED = """
@@ -221,6 +262,10 @@ def test_a_file_and_its_weights_are_inspected(capsys, tmp_path):
     [
         ([MODEL], "does not run on the example inputs (input (1, 3, 224, 224)"),
         ([MODEL, *INPUT, "--frozen", "7"], "frozen names layer 7; layers are 1..3"),
+        (
+            [MODEL, *INPUT, "--frozen", "1,3.conv"],
+            "frozen names '3.conv', which holds no layer of Sequential; did you mean 3.conv",
+        ),
         (["networks:tiny_classifer"], "did you mean tiny_classifier"),
         (["resnet18"], "is not of the form timm:NAME"),
         ([MODEL, "--weights", "none.pt"], "none.pt cannot be loaded into Sequential"),
@@ -256,7 +301,6 @@ def test_bad_input_exits_with_2_and_one_paragraph(capsys, arguments, message):
         ([MODEL, "--max-kernel", "0"], "'0' is not a whole number of 1 or more"),
         ([MODEL, "--breaks", "a,b"], "'a,b' is not a list of whole numbers, such as 0,7,15"),
         ([MODEL, "--breaks", "1.5"], "argument --breaks: '1.5' is not a list of whole numbers"),
-        ([MODEL, "--frozen", "stem"], "argument --frozen: 'stem' is not a list of whole numbers"),
         ([MODEL, "--max-segment", "0"], "argument --max-segment: '0' is not a whole number of 1"),
         ([MODEL, "--max-flops-ratio", "-1"], "--max-flops-ratio: '-1' is not a number of at least"),
         ([MODEL, "--max-flops-ratio", "nan"], "--max-flops-ratio: 'nan' is not a number of at"),

@@ -16,7 +16,7 @@ from layermerge.merging import merge
 from layermerge.plan import Plan, PlannedSegment, original_plan
 from layermerge.rewriting import rewrite
 from layermerge.tracing import trace
-from layermerge.verification import verification, verify
+from layermerge.verification import finite_sample, verification, verify
 from networks import ZOO, Block, ConvNorm, images, randomized, relative_error, zoo
 from random_networks import networks, plans
 
@@ -164,7 +164,7 @@ def test_a_network_that_computes_something_else_is_refused_with_its_segment():
     with torch.no_grad():
         merged.get_submodule("2.branch.0").weight += 1
     with pytest.raises(VerificationError, match=r"differs from the rewritten one by .*expected"):
-        verify(rewritten, merged, {"segment 0..1": 0.0})
+        verify(rewritten, merged, {"segment 0..1": 0.0}, finite_sample(rewritten))
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.Dropout])
@@ -172,8 +172,18 @@ def test_training_mode_is_refused(kind):
     part = kind(4) if kind is nn.BatchNorm2d else kind(0.5)
     model = randomized(nn.Sequential(nn.Conv2d(4, 4, 3), part, nn.Conv2d(4, 4, 3)))
     rewritten = rewrite(model, original_plan(trace(model, images(1, 4, 9, 9)))).train()
+    before = copy.deepcopy(rewritten.state_dict())
     with pytest.raises(InputError, match=r"'1' of the model is in training mode.*model\.eval\(\)"):
         merge(rewritten)
+    assert all(torch.equal(value, before[name]) for name, value in rewritten.state_dict().items())
+
+
+def test_a_merge_runs_the_rewritten_network_once():
+    rewritten = rewrite(zoo("plain"), original_plan(trace(zoo("plain"), images(2, 3, 16, 16))))
+    runs = []
+    rewritten.register_forward_hook(lambda module, inputs, output: runs.append(module))
+    merge(rewritten)
+    assert runs.count(rewritten) == 1
 
 
 @pytest.mark.parametrize("what", [nn.Conv2d(1, 1, 1), "model.pt"])

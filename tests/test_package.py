@@ -49,6 +49,14 @@ def test_the_package_runs_as_a_module():
     assert run_python("-m", "layermerge", "solve", "--help").returncode == 0
 
 
+def test_the_command_line_starts_without_numpy():
+    heavy = "{'numpy', 'torch', 'rich', 'layermerge._core'} & sys.modules.keys()"
+    found = run_python(
+        "-c", f"import sys; from layermerge import cli; cli.build_parser(); print({heavy})"
+    )
+    assert found.stdout == "set()\n", found.stderr
+
+
 def test_the_stub_of_the_core_is_what_the_binary_gives(tmp_path):
     pytest.importorskip("pybind11_stubgen")
     generated = run_python(

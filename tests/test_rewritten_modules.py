@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import socket
 
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import distributed, nn
 
 from layermerge.enumeration import enumerate_candidates
+from layermerge.errors import InputError
 from layermerge.merging import merge
 from layermerge.plan import Plan, plan_of, replace_segment
 from layermerge.rewriting import rewrite
@@ -244,3 +246,14 @@ def test_parameters_of_what_was_removed_go_even_if_a_part_of_their_module_stays(
     other = rewrite(model, replace_segment(network, chosen))
     other.load_state_dict(dict(student.state_dict()))
     assert relative_error(merged(X), other(X)) <= 1e-5
+
+
+def test_a_pickled_network_runs_but_is_told_that_it_lost_its_plan():
+    student = student_of("bottleneck")
+    file = io.BytesIO()
+    torch.save(student, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert torch.equal(loaded(X), student(X))
+    with pytest.raises(InputError, match=r"carries no plan.*torch\.save.*load_state_dict"):
+        merge(loaded)

@@ -85,6 +85,11 @@ def test_the_options_of_the_papers_space_reach_its_enumeration(vgg, options):
     assert found.axis == default.axis
 
 
+def test_frozen_layers_are_refused_in_the_papers_space():
+    with pytest.raises(InputError, match="frozen is for the general space"):
+        SearchSpace(space="paper", frozen=[1])
+
+
 def test_another_space_is_refused():
     with pytest.raises(InputError, match="space must be one of general, paper; got 'theirs'"):
         SearchSpace(space="theirs")

@@ -163,7 +163,7 @@ def add(first: AffineMap, second: AffineMap) -> AffineMap:
     """The map x -> first(x) + second(x), for maps of equal stride: see `windows.union`."""
     groups = math.gcd(first.groups, second.groups)
     window = windows.union(first.window, second.window)
-    kernel = _embed(first, groups, window) + _embed(second, groups, window)
+    kernel = _embed(first, groups, window).add_(_embed(second, groups, window))
     sides = _sum_of_sides([first.sides, second.sides])
     return _on(window, kernel, first.bias + second.bias, groups, sides)
 
@@ -183,6 +183,8 @@ def concatenate(terms: Sequence[AffineMap]) -> AffineMap:
 
 def regroup(term: AffineMap, groups: int) -> AffineMap:
     """The same map in fewer groups, or in more where its kernel is block-diagonal."""
+    if groups == term.groups:
+        return term
     if groups % term.groups:
         return replace(term, kernel=_by_group(term, groups).flatten(0, 1), groups=groups)
     blocks = groups // term.groups

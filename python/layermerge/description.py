@@ -94,7 +94,7 @@ class _Description:
 
     def _weight_l1(self, node: fx.Node) -> float:
         weight = weight_of(layer_module(self.captured, node))
-        return float(weight.abs().sum(dtype=torch.float64))
+        return float(torch.linalg.vector_norm(weight, 1, dtype=torch.float64))
 
     def _node(self, node: fx.Node) -> Node:
         return Node(
@@ -152,6 +152,8 @@ def _conv_barriers(captured: fx.GraphModule) -> list[str]:
 
 
 def _is_convolution(captured: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is a convolution, or a TorchScript module, which may hold some."""
     if node.op == "call_module":
-        return isinstance(captured.get_submodule(str(node.target)), nn.Conv2d)
+        module = captured.get_submodule(str(node.target))
+        return isinstance(module, (nn.Conv2d, torch.jit.ScriptModule))
     return operation(node).name == "conv2d"

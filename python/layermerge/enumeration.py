@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from layermerge import _core
+from layermerge.arguments import check_argument
 from layermerge.candidates import Candidate, CandidateSpace, Signature
 from layermerge.channels import follow_channels
 from layermerge.dataflow import Kind, Node, Survivors, skeleton, survivors
 from layermerge.network import Layer, Network, Segment
-from layermerge.restrictions import Limits, check_restrictions, is_allowed
+from layermerge.restrictions import Limits, check_restrictions, frozen_layers, is_allowed
 from layermerge.structure import Block, follow_windows, structure_of
 from layermerge.windows import NO_PADDING, Size
 
@@ -30,7 +31,7 @@ def enumerate_candidates(
     max_segment: int | None = None,
     max_flops_ratio: float | None = None,
     max_weights: int | None = MAX_WEIGHTS,
-    frozen: Collection[int] = (),
+    frozen: Collection[int | str] = (),
     breaks: Collection[int] = (),
     drop_branches: bool = True,
     boundary_activation: bool = False,
@@ -56,8 +57,9 @@ def enumerate_candidates(
         Leave out candidates with more than so many times the FLOPs of the layers they replace.
     max_weights : int, optional
         Leave out candidates whose merged convolution has more weights.
-    frozen : collection of int
-        Layers left as they are.
+    frozen : collection of int or str
+        Layers left as they are, by number or by name; the name of a module that holds several
+        stands for all of them.
     breaks : collection of int
         Positions that no segment may cross.
     drop_branches : bool
@@ -77,26 +79,28 @@ def enumerate_candidates(
     InputError
         If an option names no method, layer or position of this network.
     """
+    check_argument("network", network, Network)
     limits = {
         "max_kernel": max_kernel,
         "max_segment": max_segment,
         "max_weights": max_weights,
         "max_flops_ratio": max_flops_ratio,
     }
-    check_restrictions(network, method, limits, frozen, breaks)
+    check_restrictions(network, method, limits, breaks)
+    left = frozen_layers(network, frozen)
     search = _Search(
         network,
         method,
         max_kernel,
         Limits(max_flops_ratio, max_weights),
-        frozen,
+        left,
         drop_branches,
         boundary_activation,
     )
     found = [
         candidate
         for segment in network.segments
-        if is_allowed(segment, max_segment, frozen, breaks)
+        if is_allowed(segment, max_segment, left, breaks)
         for candidate in search.candidates(segment)
     ]
     found.sort(key=lambda c: (c.start, c.end, c.kernel_size, c.signature.groups, c.kept))

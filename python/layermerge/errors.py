@@ -11,6 +11,10 @@ class InputError(LayerMergeError, ValueError):
     """An argument, a file or an option is not what was expected."""
 
 
+class ExampleError(InputError):
+    """The model does not run on the example inputs."""
+
+
 class UnsupportedModelError(LayerMergeError):
     """The model cannot be traced, or cannot be changed as asked."""
 

@@ -78,6 +78,11 @@ def load(directory: str | Path, model: nn.Module | str | None = None) -> fx.Grap
         If a file is missing or damaged, or belongs to another network or plan, or if `model` is
         needed.
     """
+    if not isinstance(directory, (str, Path)):
+        raise InputError(
+            f"directory must be the path that save wrote to, got {type(directory).__name__}: "
+            "load(directory, model)"
+        )
     folder = Path(directory)
     plan = load_plan(folder / PLAN_FILE)
     path = folder / WEIGHTS_FILE

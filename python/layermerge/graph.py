@@ -12,10 +12,11 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from layermerge.batching import Batch, MismatchError, unify
+from layermerge.borrowing import copy_borrowing_weights, giving_back
 from layermerge.containers import UnrecordableError
 from layermerge.errors import InputError, UnsupportedModelError
 from layermerge.graph_writer import Recording
-from layermerge.model_checks import check_model
+from layermerge.model_checks import check_model, why_not_copied
 from layermerge.probing import first_that_runs, keeping_buffers, probe
 from layermerge.recording import record
 
@@ -25,7 +26,9 @@ _MOST_OPAQUE = 64
 """How many modules may turn out not to be recordable before the model is refused."""
 
 
-def capture(model: nn.Module, example_inputs: ExampleInputs) -> fx.GraphModule:
+def capture(
+    model: nn.Module, example_inputs: ExampleInputs, *, borrow_weights: bool = False
+) -> fx.GraphModule:
     """Capture a copy of `model` as a graph whose leaves are its own modules.
 
     The model is run, and what it does is recorded (`layermerge.recording`), twice: at different
@@ -44,6 +47,9 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> fx.GraphModule:
         In evaluation mode. Left as it is.
     example_inputs : tensor, tuple or dict
         What `model` is called with, on the model's device.
+    borrow_weights : bool
+        Whether the capture shows the parameters of `model` instead of copies of them, for callers
+        that only read.
 
     Returns
     -------
@@ -63,7 +69,11 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> fx.GraphModule:
     devices = {value.device for value in arguments.values() if value.device.type == "cuda"}
     # Parameters copied in inference mode could never be trained.
     with torch.random.fork_rng(devices=devices), torch.inference_mode(False):
-        captured = _capture(model, arguments)
+        if borrow_weights:
+            with giving_back(model):
+                captured = _capture(_copy(model, copy_borrowing_weights), arguments)
+        else:
+            captured = _capture(_copy(model, copy.deepcopy), arguments)
     _check_batched(captured)
     _check_visible(captured)
     return captured
@@ -81,12 +91,12 @@ def bind_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, An
             )
         _check_tensors(example_inputs)
         return dict(example_inputs)
-    values = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    if not any(isinstance(value, Tensor) for value in values):
+    if not isinstance(example_inputs, (Tensor, tuple)) or example_inputs == ():
         raise InputError(
             "example_inputs must be a tensor, a tuple or a dict with at least one tensor; got "
             f"{type(example_inputs).__name__}"
         )
+    values = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     if len(values) > len(parameters):
         raise InputError(
             f"example_inputs has {len(values)} values, but forward of {type(model).__name__} takes "
@@ -100,6 +110,12 @@ def bind_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, An
 def _check_tensors(arguments: Mapping[str, Any]) -> None:
     """Refuse options among the inputs: a captured graph holds one choice of them."""
     for name, value in arguments.items():
+        if isinstance(value, (list, tuple, Mapping)):
+            raise InputError(
+                f"the example input {name!r} is a {type(value).__name__}, and must be one tensor: "
+                "wrap the model in a module whose forward takes the tensors one by one and puts "
+                "them together"
+            )
         if not isinstance(value, Tensor):
             raise InputError(
                 f"the example input {name!r} must be a tensor, got {type(value).__name__}: leave "
@@ -127,14 +143,14 @@ def _check_devices(model: nn.Module, arguments: Mapping[str, Any]) -> None:
             )
 
 
-def _capture(model: nn.Module, arguments: dict[str, Tensor]) -> fx.GraphModule:
-    twin = _copy(model)
+def _capture(twin: nn.Module, arguments: dict[str, Tensor]) -> fx.GraphModule:
+    """Capture a model that belongs to the capture from now on."""
     batch, expected = first_that_runs(twin, arguments)
     try:
         recording = _record(twin, arguments, batch)
     except (UnrecordableError, MismatchError) as error:
         raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be traced: {error}. Move this out of the model's own "
+            f"{type(twin).__name__} cannot be traced: {error}. Move this out of the model's own "
             "forward into a submodule, which is then left whole, or trace the part of the model "
             "that has none of it"
         ) from error
@@ -146,13 +162,13 @@ def _capture(model: nn.Module, arguments: dict[str, Tensor]) -> fx.GraphModule:
     return captured
 
 
-def _copy(model: nn.Module) -> nn.Module:
+def _copy(model: nn.Module, copied: Callable[[nn.Module], nn.Module]) -> nn.Module:
     try:
-        return copy.deepcopy(model)
+        return copied(model)
     except Exception as error:
         raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be copied ({error}), so that it cannot be changed "
-            "either: give a model that copy.deepcopy takes"
+            f"{type(model).__name__} cannot be copied ({why_not_copied(model) or error}), so that "
+            "it cannot be changed either: give a model that copy.deepcopy takes"
         ) from error
 
 

@@ -133,6 +133,7 @@ def export_onnx(
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("ONNX", "onnx") from error
+    rewriting_of(merged)
     size = sum(tensor.nbytes for tensor in merged.state_dict().values())
     if size > MOST_ONNX_BYTES:
         raise UnsupportedModelError(

@@ -6,7 +6,7 @@ import copy
 import operator
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,7 @@ from layermerge.values import (
     side_of,
     sources_of,
 )
-from layermerge.verification import check_finite, record_verification, segment_error, verify
+from layermerge.verification import finite_sample, record_verification, segment_error, verify
 from layermerge.windows import Padding
 
 
@@ -82,26 +82,31 @@ def merge(rewritten: fx.GraphModule) -> fx.GraphModule:
     VerificationError
         If the merged network computes something else than the rewritten one.
     """
-    check_finite(rewritten)
+    _check(rewritten)
+    sample = finite_sample(rewritten)
     errors: dict[str, float] = {}
     merged = _merge(rewritten, errors)
-    record_verification(merged, verify(rewritten, merged, errors))
+    record_verification(merged, verify(rewritten, merged, errors, sample))
     return merged
 
 
 def merge_unverified(rewritten: fx.GraphModule) -> fx.GraphModule:
     """Merge as `merge` does, without the check: where only the architecture is wanted."""
+    _check(rewritten)
     return _merge(rewritten, None)
+
+
+def _check(rewritten: fx.GraphModule) -> None:
+    if rewriting_of(rewritten).is_merged:
+        raise InputError(
+            "this network is merged already: train and merge the one that rewrite returned"
+        )
+    check_evaluation_mode(rewritten)
 
 
 def _merge(rewritten: fx.GraphModule, errors: dict[str, float] | None) -> fx.GraphModule:
     """Merge every segment, and note by how much each differs, in float64, if that is asked for."""
     rewriting = rewriting_of(rewritten)
-    if rewriting.is_merged:
-        raise InputError(
-            "this network is merged already: train and merge the one that rewrite returned"
-        )
-    check_evaluation_mode(rewritten)
     merged = copy.deepcopy(rewritten)
     merged.meta[META_KEY] = replace(rewriting, is_merged=True)
     nodes = {node.name: node for node in merged.graph.nodes}
@@ -199,11 +204,8 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def _pointwise(matrix: Tensor) -> nn.Conv2d:
     """A 1x1 convolution without bias."""
-    conv = nn.Conv2d(
-        matrix.shape[1], matrix.shape[0], 1, bias=False, device=matrix.device, dtype=matrix.dtype
-    )
-    with torch.no_grad():
-        conv.weight.copy_(matrix[:, :, None, None])
+    conv = nn.Conv2d(matrix.shape[1], matrix.shape[0], 1, bias=False, device="meta")
+    conv.weight = nn.Parameter(matrix[:, :, None, None])
     return conv
 
 
@@ -211,8 +213,13 @@ def _affine_map(merged: fx.GraphModule, entry: fx.Node, nodes: tuple[fx.Node, ..
     """Follow the value of `entry` through a rewritten segment."""
     channels = channels_of(entry)
     maps = {entry: identity(channels, device_of(merged))}
+    last_use = {source: node for node in nodes for source in sources_of(node)}
     for node in nodes:
-        maps[node] = _follow(merged, node, [maps[source] for source in sources_of(node)])
+        sources = sources_of(node)
+        maps[node] = _follow(merged, node, [maps[source] for source in sources])
+        # A segment's kernels may together take many times the memory of the model.
+        for source in {source for source in sources if last_use[source] is node}:
+            del maps[source]
     described = [_node(node) for node in nodes]
     support = follow_channels(described, entry.name, channels)[nodes[-1].name]
     return regroup(maps[nodes[-1]], support.groups(channels))
@@ -269,10 +276,7 @@ def _to_convolution(result: AffineMap) -> tuple[nn.Conv2d, Padding | None]:
         (top, left) if is_even else 0,
         result.dilation,
         result.groups,
-        device=result.kernel.device,
-        dtype=torch.float64,
+        device="meta",  # so that no other weights are drawn first
     )
-    with torch.no_grad():
-        conv.weight.copy_(result.kernel)
-        cast(Tensor, conv.bias).copy_(result.bias)
+    conv.weight, conv.bias = nn.Parameter(result.kernel), nn.Parameter(result.bias)
     return conv.eval(), None if is_even else result.padding

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from layermerge.errors import InputError
 
 
 def check_model(model: nn.Module) -> None:
     """Refuse what is no plain module, has no usable weights yet, or is in training mode."""
+    check_unwrapped(model)
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    _check_unwrapped(model)
     _check_weights(model)
     check_evaluation_mode(model)
 
 
-def _check_unwrapped(model: nn.Module) -> None:
+def check_unwrapped(model: object) -> None:
     """Refuse a wrapper, behind which there is no module to trace."""
     name = type(model).__name__
+    if isinstance(model, torch.export.ExportedProgram) or _is_lowered(model):
+        raise InputError(
+            f"model is a program of torch.export ({name}), whose convolutions are functions and no "
+            "modules, so that none can be replaced: give the torch.nn.Module that was exported, "
+            "and export the merged network instead"
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
             f"model is a TorchScript module ({name}), which has no Python code to trace: give the "
@@ -35,6 +44,38 @@ def _check_unwrapped(model: nn.Module) -> None:
         )
 
 
+def _is_lowered(model: object) -> bool:
+    """Whether a graph calls ATen's convolution, as that of ``ExportedProgram.module()`` does."""
+    aten = torch.ops.aten
+    return isinstance(model, fx.GraphModule) and any(
+        node.target in (aten.conv2d.default, aten.convolution.default) for node in model.graph.nodes
+    )
+
+
+def why_not_copied(model: nn.Module) -> str:
+    """Which hook keeps a computed weight in a module, and how to take it off; empty if none does.
+
+    `copy.deepcopy` takes no tensor that gradients flow through.
+    """
+    for name, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            if remover := how_to_remove(hook):
+                return f"{name!r} computes its weight in the hook {type(hook).__name__}: {remover}"
+    return ""
+
+
+def how_to_remove(hook: object) -> str:
+    """How to take off a hook of torch's that computes a weight; empty if it is another."""
+    if isinstance(hook, BasePruningMethod):
+        return f"torch.nn.utils.prune.remove(module, {hook._tensor_name!r}) leaves what it computes"
+    remover = _REMOVERS.get(type(hook))
+    return f"torch.nn.utils.{remover}(module) leaves what it computes" if remover else ""
+
+
+_REMOVERS = {WeightNorm: "remove_weight_norm", SpectralNorm: "remove_spectral_norm"}
+
+
+@torch.no_grad()  # the weights of inference mode can be read only
 def _check_weights(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):

@@ -16,6 +16,7 @@ from torch import nn
 
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.graph import ExampleInputs
+from layermerge.model_checks import check_unwrapped
 from layermerge.source_files import brief, load_file
 from layermerge.weights_files import check_finite_weights, read_weights
 
@@ -79,6 +80,7 @@ def load_model_and_inputs(
         model = call_by_name(name)
         if isinstance(model, tuple) and len(model) == 2:
             model, inputs = model
+    check_unwrapped(model)
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
     if weights is not None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from layermerge.activations import activation_of
@@ -14,6 +15,7 @@ from layermerge.convolutions import window_of
 from layermerge.dataflow import NONLINEAR, REMOVABLE, Kind, Operation
 from layermerge.errors import InputError
 from layermerge.gates import mark_gates
+from layermerge.model_checks import how_to_remove
 from layermerge.sampling import classify_pool, padding_operation
 from layermerge.values import annotate, is_channels_last, operation, shape_of
 
@@ -90,7 +92,8 @@ def _classify_module(node: fx.Node, module: nn.Module, calls: int) -> Operation:
     if not hooks or found.kind is Kind.BARRIER:
         return found
     hook = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__)
-    reason = f"{node.target} has the forward hook {hook}: take it off first, if it may go"
+    how = how_to_remove(hooks[0]) or "take it off first, if it may go"
+    reason = f"{node.target} has the forward hook {hook}: {how}"
     return Operation(Kind.BARRIER, found.name, reason)
 
 
@@ -116,6 +119,9 @@ def _classify_unhooked(node: fx.Node, module: nn.Module, calls: int) -> Operatio
         return padding_operation((left, right, top, bottom))
     if isinstance(module, nn.ConvTranspose2d):
         return Operation(Kind.BARRIER, name, f"transposed convolution at {node.target}")
+    if isinstance(module, torch.jit.ScriptModule):
+        reason = f"{node.target} is a TorchScript module, which shows none of its convolutions"
+        return Operation(Kind.BARRIER, name, reason)
     return Operation(Kind.BARRIER, name, f"{name} cannot be part of a convolution")
 
 

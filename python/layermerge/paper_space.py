@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+from layermerge.arguments import check_argument
 from layermerge.candidates import Candidate, CandidateSpace
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError
@@ -60,6 +61,7 @@ def enumerate_paper_candidates(
     InputError
         If the network is another.
     """
+    check_argument("network", network, Network)
     axis, main_path = _recognise(network)
     position = {layer.index: place for place, layer in enumerate(main_path, start=1)}
     index = {place: layer for layer, place in position.items()}

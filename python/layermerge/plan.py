@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layermerge.arguments import check_argument
 from layermerge.dataflow import REMOVABLE
 from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError
@@ -130,6 +131,7 @@ class Plan:
 
 def original_plan(network: Network) -> Plan:
     """The plan that keeps every layer and every activation."""
+    check_argument("network", network, Network)
     return _plan_of(network, map(_original, network.layers))
 
 

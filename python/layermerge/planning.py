@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from layermerge.arguments import check_argument
 from layermerge.candidates import Candidate
 from layermerge.errors import InfeasibleError, InputError, shown
 from layermerge.importance.scores import ImportanceScores, Objective
@@ -152,6 +153,8 @@ def make_plan(
     InfeasibleError
         If no plan is so fast; has the least whole-network latency.
     """
+    check_argument("profile", profile, LatencyProfile)
+    check_argument("scores", scores, ImportanceScores)
     latency, importance, candidates = tabulate(profile, scores, objective)
     try:
         selection = solve(latency, importance, budget_ns=available_ns(profile, budget_ns))

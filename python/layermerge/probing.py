@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from layermerge.batching import Batch
-from layermerge.errors import InputError
+from layermerge.errors import ExampleError
 
 
 def _run(model: nn.Module, arguments: Mapping[str, Any]) -> Any:
@@ -23,7 +23,7 @@ def _run(model: nn.Module, arguments: Mapping[str, Any]) -> Any:
             for name, value in arguments.items()
             if isinstance(value, Tensor)
         )
-        raise InputError(
+        raise ExampleError(
             f"{type(model).__name__} does not run on the example inputs ({shapes}): "
             f"{_first_line(error)}. Give example_inputs of the shape and dtype it is used with"
         ) from error
@@ -36,7 +36,7 @@ def first_that_runs(model: nn.Module, arguments: dict[str, Tensor]) -> tuple[Bat
             if batch.first != batch.example:
                 _run(model, probe(arguments, batch, batch.first, 1))
             return batch, _run(model, probe(arguments, batch, batch.second, 1))
-        except InputError:
+        except ExampleError:
             if batch.first == batch.second:
                 raise
     raise AssertionError("the last pair is that of the example")

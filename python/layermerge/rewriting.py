@@ -97,6 +97,13 @@ def rewriting_of(rewritten: nn.Module) -> Rewriting:
     """What `rewrite` recorded, or an error if the network does not come from there."""
     found = getattr(rewritten, "meta", {}).get(META_KEY)
     if not isinstance(found, Rewriting):
+        if isinstance(rewritten, fx.GraphModule):
+            raise InputError(
+                "this graph module carries no plan: rewrite(model, plan) makes one that does, and "
+                "pickling, as in torch.save(network), loses it. Save plan and state_dict instead, "
+                "and load them by rewrite(model, load_plan(path)).load_state_dict(...); a merged "
+                "network by layermerge.save and load"
+            )
         raise InputError(
             f"expected a network made by layermerge.rewrite, got {type(rewritten).__name__}: "
             "call rewrite(model, plan) first"

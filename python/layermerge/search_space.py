@@ -38,7 +38,7 @@ class SearchSpace:
     max_segment: int | None = None
     max_flops_ratio: float | None = 2.0
     max_weights: int | None = MAX_WEIGHTS
-    frozen: Collection[int] = ()
+    frozen: Collection[int | str] = ()
     breaks: Collection[int] | None = None
     drop_branches: bool = True
     boundary_activation: bool = False
@@ -46,6 +46,11 @@ class SearchSpace:
     def __post_init__(self) -> None:
         if self.space not in SPACES:
             raise InputError(f"space must be one of {', '.join(SPACES)}; got {self.space!r}")
+        if self.space == "paper" and self.frozen:
+            raise InputError(
+                "frozen is for the general space: in the paper's space, the authors fix the layers "
+                "that stay, and breaks restricts it further"
+            )
 
     def enumerate(self, network: Network) -> CandidateSpace:
         """The candidates of a network that was traced with the same `remove`."""

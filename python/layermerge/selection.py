@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+METHODS = ("exact", "binned")
+ROUNDINGS = ("up", "floor")
+MEMORY_LIMIT_BYTES = 2 << 30
+"""Of labels or bins, unless another limit is given."""
+
 
 @dataclass(frozen=True)
 class SelectedEntry:

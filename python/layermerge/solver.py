@@ -20,7 +20,14 @@ from layermerge.instance import (
     solve_exact_each,
 )
 from layermerge.milliseconds import MAX_NS, budget_from_ms
-from layermerge.selection import SelectedEntry, Selection, Statistics
+from layermerge.selection import (
+    MEMORY_LIMIT_BYTES,
+    METHODS,
+    ROUNDINGS,
+    SelectedEntry,
+    Selection,
+    Statistics,
+)
 from layermerge.tables import ImportanceTable, LatencyTable
 
 __all__ = [
@@ -34,12 +41,8 @@ __all__ = [
     "solve_many",
 ]
 
-METHODS = ("exact", "binned")
-ROUNDINGS = ("up", "floor")
 DEFAULT_BINS = 10_000
 """Bins that a budget is divided into unless `bin_ns` is given."""
-MEMORY_LIMIT_BYTES = 2 << 30
-"""Of labels or bins, unless `memory_limit_bytes` is given."""
 
 
 def solve(

@@ -53,7 +53,7 @@ def trace(
     >>> [(segment.start, segment.end) for segment in network.segments]
     [(0, 1), (0, 2), (1, 2)]
     """
-    traced = trace_graph(model, example_inputs, remove)
+    traced = trace_graph(model, example_inputs, remove, borrow_weights=True)
     return traced.network
 
 
@@ -67,10 +67,14 @@ class TracedGraph:
 
 
 def trace_graph(
-    model: nn.Module, example_inputs: ExampleInputs, remove: Collection[str]
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    remove: Collection[str],
+    *,
+    borrow_weights: bool = False,
 ) -> TracedGraph:
-    """Trace as `trace` does, and keep the graph, which belongs to the caller."""
-    captured = capture(model, example_inputs)
+    """Trace as `trace` does, and keep the graph, which belongs to the caller, weights or not."""
+    captured = capture(model, example_inputs, borrow_weights=borrow_weights)
     narrow_slices(captured)
     classify(captured, remove)
     regions = tuple(find_regions(captured))

@@ -55,8 +55,19 @@ def record_verification(merged: fx.GraphModule, found: Verification) -> None:
     merged.meta[_META_KEY] = found
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Random inputs of a network, in the order of its placeholders, and what it computes."""
+
+    inputs: tuple[Any, ...]
+    outputs: Any
+
+
 def verify(
-    rewritten: fx.GraphModule, merged: fx.GraphModule, segment_errors: Mapping[str, float]
+    rewritten: fx.GraphModule,
+    merged: fx.GraphModule,
+    segment_errors: Mapping[str, float],
+    sample: Sample,
 ) -> Verification:
     """Compare a merged with its rewritten network on random inputs.
 
@@ -65,6 +76,8 @@ def verify(
     rewritten, merged : torch.fx.GraphModule
     segment_errors : mapping of str to float
         What `segment_error` found, by segment in words.
+    sample : Sample
+        Of the rewritten network.
 
     Raises
     ------
@@ -73,13 +86,12 @@ def verify(
     """
     tolerance = tolerance_of(rewritten)
     with torch.no_grad():
-        arguments = _random_arguments(rewritten)
-        expected, actual = rewritten(*arguments), merged(*arguments)
-        error = relative_difference(expected, actual)
-        exact = _in_float64(rewritten, arguments) if error > tolerance else None
+        actual = merged(*sample.inputs)
+        error = relative_difference(sample.outputs, actual)
+        exact = _in_float64(rewritten, sample.inputs) if error > tolerance else None
         if exact is not None:
             error = relative_difference(exact, actual)
-            tolerance = max(tolerance, _ROUNDING * relative_difference(exact, expected))
+            tolerance = max(tolerance, _ROUNDING * relative_difference(exact, sample.outputs))
     found = Verification(max(segment_errors.values(), default=0.0), error)
     if not (found.float64_error <= FLOAT64_TOLERANCE and found.error <= tolerance):
         worst = max(segment_errors, key=lambda name: segment_errors[name], default="the output")
@@ -92,8 +104,8 @@ def verify(
     return found
 
 
-def check_finite(rewritten: fx.GraphModule) -> None:
-    """Refuse a network that computes NaN, which is not to be compared with anything.
+def finite_sample(rewritten: fx.GraphModule) -> Sample:
+    """Run a rewritten network; NaN is refused, which is not to be compared with anything.
 
     Raises
     ------
@@ -101,8 +113,10 @@ def check_finite(rewritten: fx.GraphModule) -> None:
         If the output of the rewritten network is not finite.
     """
     with torch.no_grad():
-        outputs = pytree.tree_leaves(rewritten(*_random_arguments(rewritten)))
-    if not all(torch.isfinite(out).all() for out in outputs if isinstance(out, Tensor)):
+        inputs = _random_arguments(rewritten)
+        sample = Sample(inputs, rewritten(*inputs))
+    leaves = pytree.tree_leaves(sample.outputs)
+    if not all(torch.isfinite(leaf).all() for leaf in leaves if isinstance(leaf, Tensor)):
         weights = rewritten.named_parameters()
         bad = [name for name, weight in weights if not torch.isfinite(weight).all()]
         raise TrainingError(
@@ -111,6 +125,7 @@ def check_finite(rewritten: fx.GraphModule) -> None:
             + ": its fine-tuning diverged. Lower the learning rate, and look at what finetune_fn "
             "(or train_fn) does to the network"
         )
+    return sample
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layermerge.commands.options import at_least, at_least_zero
 from layermerge.commands.solver_options import (
@@ -14,7 +15,9 @@ from layermerge.commands.solver_options import (
     read_tables,
 )
 from layermerge.errors import InputError
-from layermerge.solver import Frontier, frontier
+
+if TYPE_CHECKING:
+    from layermerge.solver import Frontier
 
 SUMMARY = "Find every selection that no other beats in both latency and importance."
 
@@ -44,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Find the frontier and print, and draw it if asked to."""
+    from layermerge.solver import frontier
+
     if arguments.plot is not None:
         from layermerge.frontier_plot import check_plot_path
 

@@ -7,7 +7,8 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from layermerge.commands.options import add_model, add_space, example, search_space, shape
+from layermerge.commands.inputs import example_for, explaining_input
+from layermerge.commands.options import add_model, add_space, search_space, shape
 from layermerge.entries import write_entries
 from layermerge.errors import NoLayersError
 
@@ -45,10 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     model, inputs = load_model_and_inputs(
         arguments.model, weights=arguments.weights, pretrained=arguments.pretrained
     )
-    if arguments.input or inputs is None:
-        inputs = example(arguments.input or (1, 3, 224, 224))
+    inputs = example_for(model, arguments.input, inputs)
     try:
-        network = trace(model, inputs, remove=search.remove)
+        with explaining_input(model, arguments.model):
+            network = trace(model, inputs, remove=search.remove)
     except NoLayersError as error:
         if arguments.entries_csv:
             raise

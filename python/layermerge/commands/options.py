@@ -77,7 +77,12 @@ def add_space(parser: argparse.ArgumentParser) -> None:
         "default: 2, in the paper's space 0, which sets no limit",
     )
     group.add_argument(
-        "--frozen", type=integers, default=(), metavar="L,L,...", help="layers left as they are"
+        "--frozen",
+        type=layers,
+        default=(),
+        metavar="L,L,...",
+        help="layers left as they are, by number or name, such as 1,layer1.0.conv1; the name of a "
+        "module stands for all of its layers",
     )
     group.add_argument(
         "--breaks",
@@ -127,7 +132,8 @@ def add_latency(parser: argparse.ArgumentParser) -> None:
         type=shape,
         metavar="SHAPE",
         help="shape of the input whose latency counts, such as 1x3x224x224; default: one image, of "
-        "the shape that the model or the data is for",
+        "the shape that the model or the data is for. A model with other inputs comes with them, "
+        "from a function",
     )
     group.add_argument(
         "--backend",
@@ -221,6 +227,11 @@ def integers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a list of whole numbers, such as 0,7,15"
         ) from None
+
+
+def layers(text: str) -> tuple[int | str, ...]:
+    """Read ``1,layer1.0.conv1``: numbers of layers, and names of modules."""
+    return tuple(int(word) if word.isdecimal() else word for word in words(text))
 
 
 def words(text: str) -> tuple[str, ...]:

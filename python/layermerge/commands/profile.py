@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layermerge.commands.inputs import example_for, explaining_input
 from layermerge.commands.options import (
     add_latency,
     add_model,
     add_space,
     announce_stages,
     at_least,
-    example,
     latency_options,
     search_space,
 )
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from layermerge.network import Network
 
 SUMMARY = "Measure what a model's candidates and fixed parts cost, and check the predictions."
-DEFAULT_INPUT = (1, 3, 224, 224)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,9 +121,9 @@ def load_subject(arguments: argparse.Namespace) -> Subject:
     model, inputs = load_model_and_inputs(
         arguments.model, weights=arguments.weights, pretrained=arguments.pretrained
     )
-    if arguments.input or inputs is None:
-        inputs = example(arguments.input or DEFAULT_INPUT)
-    network = trace(model, inputs, remove=search.remove)
+    inputs = example_for(model, arguments.input, inputs)
+    with explaining_input(model, arguments.model):
+        network = trace(model, inputs, remove=search.remove)
     return Subject(model, inputs, network, search.enumerate(network))
 
 

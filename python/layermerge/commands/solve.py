@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layermerge.commands.options import at_least_zero, positive
 from layermerge.commands.solver_options import (
@@ -16,8 +16,10 @@ from layermerge.commands.solver_options import (
 )
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.milliseconds import budget_from_ms, format_ms, ns_from_ms
-from layermerge.solver import METHODS, ROUNDINGS, SelectedEntry, Selection, solve, solve_many
-from layermerge.tables import ImportanceTable, LatencyTable
+from layermerge.selection import METHODS, ROUNDINGS, SelectedEntry, Selection
+
+if TYPE_CHECKING:
+    from layermerge.tables import ImportanceTable, LatencyTable
 
 SUMMARY = "Choose what to merge: the most important entries that meet a latency budget."
 
@@ -97,6 +99,8 @@ def _outcomes(
     arguments: argparse.Namespace, tables: tuple[LatencyTable, ImportanceTable]
 ) -> list[Selection | InfeasibleError]:
     """Solve for each budget."""
+    from layermerge.solver import solve, solve_many
+
     limit = arguments.memory_limit
     is_exact = arguments.method != "binned" and not _has_binned_options(arguments)
     if arguments.budget_ms is not None and is_exact:

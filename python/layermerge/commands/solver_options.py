@@ -8,13 +8,14 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layermerge.errors import InputError
 from layermerge.milliseconds import MAX_NS
-from layermerge.solver import MEMORY_LIMIT_BYTES
-from layermerge.table_files import read_importance, read_latency
-from layermerge.tables import ImportanceTable, LatencyTable
+from layermerge.selection import MEMORY_LIMIT_BYTES
+
+if TYPE_CHECKING:
+    from layermerge.tables import ImportanceTable, LatencyTable
 
 _OPTIONS = {
     "memory_limit_bytes": "--memory-limit",
@@ -50,6 +51,8 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
 
 def read_tables(arguments: argparse.Namespace) -> tuple[LatencyTable, ImportanceTable]:
     """Read the tables that the arguments name."""
+    from layermerge.table_files import read_importance, read_latency
+
     return read_latency(arguments.latency), read_importance(arguments.importance)
 
 

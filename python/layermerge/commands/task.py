@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layermerge.commands.inputs import explaining_input
 from layermerge.commands.options import (
     MAX_SEED,
     at_least,
@@ -159,15 +160,20 @@ def load_task(arguments: argparse.Namespace, folder: Path | None = None) -> Task
     import torch
 
     from layermerge.finetuning import FinetuneSettings
+    from layermerge.graph import bind_inputs
     from layermerge.latency.placement import resolve_device
     from layermerge.models import load_model
+    from layermerge.probing import first_that_runs
     from layermerge.recipes import classification
 
     model = load_model(arguments.model, weights=arguments.weights, pretrained=arguments.pretrained)
+    _check_precision(model, arguments.model)
     dataset = _load_data(arguments.data)
     device = resolve_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(device)
-    shape = arguments.input or (1, *_image_shape(dataset))
+    image = example(arguments.input or (1, *_image_shape(dataset))).to(device)
+    with explaining_input(model, arguments.model):
+        first_that_runs(model, bind_inputs(model, image))
     recipe = classification(
         model,
         dataset,
@@ -187,7 +193,19 @@ def load_task(arguments: argparse.Namespace, folder: Path | None = None) -> Task
         ),
         checkpoints=folder,
     )
-    return Task(model, example(shape).to(device), recipe)
+    return Task(model, image, recipe)
+
+
+def _check_precision(model: nn.Module, name: str) -> None:
+    """Refuse weights of less than 32 bits, in which small steps of training are lost."""
+    for weight in model.parameters():
+        if weight.is_floating_point() and weight.itemsize < 4:
+            dtype = str(weight.dtype).removeprefix("torch.")
+            raise InputError(
+                f"the weights of {name} are {dtype}, in which they cannot be fine-tuned: let the "
+                "function return model.float(). --precision is that of training, --dtype that of "
+                "the network whose latency counts"
+            )
 
 
 def _image_shape(dataset: Dataset) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from layermerge.arguments import check_argument
 from layermerge.errors import InputError
 from layermerge.importance.activations import Batches, check_batches, device_of, inputs_of, record
 from layermerge.merging import merge, merge_unverified
@@ -175,6 +176,7 @@ def merge_least_squares(
         The network that `merge` gives, with other weights. A segment that became its shortcut has
         none to set.
     """
+    check_argument("plan", plan, Plan)
     if verify:
         check_batches("batches", batches, model, network)
     original = rewrite(model, original_plan(network))

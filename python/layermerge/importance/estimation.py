@@ -12,6 +12,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from layermerge.arguments import check_argument
 from layermerge.callbacks import check_callbacks
 from layermerge.candidates import Candidate, CandidateSpace
 from layermerge.checks import check_integer
@@ -96,6 +97,8 @@ def estimate_importance(
     LayerMergeError
         If every candidate fails.
     """
+    check_argument("network", network, Network)
+    check_argument("space", space, CandidateSpace)
     chosen = estimator_of(estimator, score_fn, train_fn)
     wanted = [c for c in space.candidates if not c.is_original and c not in skip]
     with (

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from layermerge.arguments import check_argument
 from layermerge.candidates import Candidate
 from layermerge.checks import check_instance
 from layermerge.errors import InfeasibleError
@@ -111,6 +112,7 @@ def find_plans(
     InfeasibleError
         If no plan meets a budget.
     """
+    check_argument("profile", profile, LatencyProfile)
     budgets_ns = checked_budgets(budgets_ns)
     chosen = estimator_of(estimator, score_fn, train_fn)
     with (
@@ -156,7 +158,7 @@ def searching(
         )
     with (
         evaluating(
-            model, network, estimator, seed=seed, study=study, executor=executor
+            model, profile.space.network, estimator, seed=seed, study=study, executor=executor
         ) as evaluate,
         progress_bar("Estimating importance", len(candidates), enabled=progress) as show,
     ):

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from layermerge.arguments import check_argument
 from layermerge.candidates import CandidateSpace
 from layermerge.errors import InputError, LayerMergeError, MeasurementError
 from layermerge.graph import ExampleInputs, bind_inputs, capture, graph_arguments
@@ -85,7 +86,10 @@ def measure_latency(
         If a part of the original network cannot be run.
     """
     began = time.monotonic()
-    captured = capture(model, example_inputs)
+    check_argument("network", network, Network)
+    check_argument("space", space, CandidateSpace)
+    check_argument("options", options, LatencyOptions)
+    captured = capture(model, example_inputs, borrow_weights=True)
     inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
     example = _check_inputs(network, inputs)
     with inference(options.threads), opened(study) as store:
@@ -137,7 +141,7 @@ def import_table(
     InputError
         If the table is of another network, or foreign and that is not allowed.
     """
-    captured = capture(model, example_inputs)
+    captured = capture(model, example_inputs, borrow_weights=True)
     inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
     example = _check_inputs(network, inputs)
     found = {subject_of(s): m for s, m in signature_latencies(path, space).items()}
@@ -186,8 +190,11 @@ def measure_modules(
     MeasurementError
         If one of them does not run.
     """
+    check_argument("modules", modules, Mapping)
     if not modules:
         raise InputError("modules must hold at least one network")
+    for name, module in modules.items():
+        check_argument(f"modules[{name!r}]", module, nn.Module)
     inputs = {
         name: with_batch(bind_inputs(module, example_inputs), options.batch)
         for name, module in modules.items()

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+
+import layermerge as lm
+from networks import images, zoo
+
+X = images(2, 3, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return zoo("plain")
+
+
+@pytest.fixture(scope="module")
+def network(model):
+    return lm.trace(model, X)
+
+
+TRACE = r"trace\(model, example_inputs\) makes one"
+ENUMERATE = r"SearchSpace\(\).enumerate\(network\) makes one"
+MEASURE = r"measure_latency\(.*\) makes one"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, n: lm.SearchSpace().enumerate(m), f"network must be a Network, got .*{TRACE}"),
+        (lambda m, n: lm.SearchSpace(space="paper").enumerate(m), TRACE),
+        (lambda m, n: lm.original_plan(m), TRACE),
+        (lambda m, n: lm.measure_latency(m, m, n, example_inputs=X), TRACE),
+        (lambda m, n: lm.measure_latency(m, n, n, example_inputs=X), ENUMERATE),
+        (
+            lambda m, n: lm.measure_latency(
+                m, n, lm.SearchSpace().enumerate(n), example_inputs=X, options={}
+            ),
+            "options must be a LatencyOptions, got dict",
+        ),
+        (lambda m, n: lm.measure_modules([m], X), "modules must be a Mapping, got list"),
+        (lambda m, n: lm.measure_modules({"a": n}, X), r"modules\['a'\] must be a Module"),
+        (lambda m, n: lm.estimate_importance(m, m, n), TRACE),
+        (lambda m, n: lm.estimate_importance(m, n, n), ENUMERATE),
+        (lambda m, n: lm.find_plans(m, n, [1]), MEASURE),
+        (lambda m, n: lm.make_plan(n, n, 1), MEASURE),
+        (lambda m, n: lm.merge_least_squares(m, n, n, [X]), "plan must be a Plan, got Network"),
+        (lambda m, n: lm.trace(n, X), r"model must be a torch\.nn\.Module, got Network"),
+        (lambda m, n: lm.rewrite(m, n), "plan must be a layermerge Plan, got Network"),
+        (lambda m, n: lm.rewrite(n, lm.original_plan(n)), "model must be a torch"),
+        (lambda m, n: lm.merge(m), "expected a network made by layermerge.rewrite"),
+        (lambda m, n: lm.load(m), "directory must be the path that save wrote to"),
+        (lambda m, n: lm.save(n, "anywhere"), "expected a network made by layermerge.rewrite"),
+        (lambda m, n: lm.export_onnx(n, "x.onnx"), "expected a network made by layermerge.rewrite"),
+    ],
+)
+def test_an_argument_of_another_type_is_told_where_one_comes_from(model, network, call, message):
+    with pytest.raises(lm.InputError, match=message):
+        call(model, network)
