@@ -61,6 +61,7 @@ TORCH_FREE = {
     "layermerge.latency.environment",
     "layermerge.latency.exchange",
     "layermerge.latency.fidelity",
+    "layermerge.latency.heap",
     "layermerge.latency.options",
     "layermerge.latency.plot",
     "layermerge.latency.profile",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_a_profile_is_printed(model, capsys, tmp_path):
     ):
         assert expected in printed
     assert plot.stat().st_size > 1000
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_measured(
+    model, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    command = ["profile", model, *ANALYTIC, f"--plot={tmp_path / 'f.png'}"]
+    assert main([*command, f"--study={tmp_path / 'run.db'}"]) == 1
+    assert "pip install 'layermerge[report]'" in capsys.readouterr().err
+    assert not (tmp_path / "run.db").exists()
 
 
 def test_a_profile_is_one_json_object(model, capsys):

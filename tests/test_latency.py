@@ -12,6 +12,7 @@ from layermerge.errors import InputError, MeasurementError
 from layermerge.graph import bind_inputs, capture, graph_arguments
 from layermerge.latency import bench, protocol, rotation, units
 from layermerge.latency.environment import Environment
+from layermerge.latency.heap import heap_rule
 from layermerge.latency.measuring import measure_latency, measure_modules
 from layermerge.latency.options import LatencyOptions
 from layermerge.latency.placement import Placement
@@ -213,6 +214,36 @@ def test_the_whole_network_calibrates_the_prediction(traced):
     assert profile.end_to_end is not None
     assert profile.calibration * profile.original_ns == profile.end_to_end.median_ns
     assert measure(*traced).calibration == 1
+
+
+class Slow(nn.Module):
+    """A network, and much that is in none of its parts."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input):
+        for _ in range(5):
+            output = self.model(input)
+        return output
+
+
+def test_a_whole_that_is_far_from_its_parts_is_doubted(traced, caplog):
+    profile = measure(*traced, deployed=Slow(traced[0]).eval())
+    assert profile.doubt is not None
+    assert f"{float(profile.calibration):.2f} times the sum of its parts" in profile.doubt
+    assert profile.doubt in caplog.messages
+    agreed = replace(profile, end_to_end=Measurement(profile.original_ns, 0.0, 1, 0.0))
+    assert agreed.doubt is None
+
+
+def test_what_was_measured_on_another_heap_is_another_environment(traced):
+    environment = measure(*traced, threads=1).environment
+    assert environment.heap == heap_rule()
+    elsewhere = replace(environment, heap="another")
+    assert elsewhere.fingerprint != environment.fingerprint
+    assert "heap" in environment.difference(elsewhere)
 
 
 def test_measuring_changes_neither_model_nor_threads_nor_random_state(traced):

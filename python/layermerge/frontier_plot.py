@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from layermerge.errors import InputError, MissingDependencyError
@@ -11,12 +12,23 @@ IMAGES = (".png", ".svg", ".pdf")
 
 
 def check_plot_path(path: Path) -> None:
-    """Refuse a file that cannot be drawn, before any work is done."""
+    """Refuse a file that cannot be drawn, before any work is done.
+
+    Raises
+    ------
+    InputError
+        The file's name has another ending than .png, .svg, .pdf or .html, or it has no folder.
+    MissingDependencyError
+        matplotlib, or for .html plotly, is not installed.
+    """
     if path.suffix not in (*IMAGES, ".html"):
         kinds = ", ".join((*IMAGES, ".html"))
         raise InputError(f"cannot draw to {path}: expected a name that ends in one of {kinds}")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: its folder does not exist")
+    library = "plotly" if path.suffix == ".html" else "matplotlib"
+    if find_spec(library) is None:
+        raise MissingDependencyError(library, "report")
 
 
 def plot_frontier(frontier: Frontier, path: Path) -> None:
@@ -38,10 +50,8 @@ def plot_frontier(frontier: Frontier, path: Path) -> None:
 
 
 def _image(latency_ms: list[float], value: list[float], path: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "report") from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(
         xlabel="latency budget [ms]", ylabel="importance", title=f"{len(value)} selections"
@@ -52,10 +62,8 @@ def _image(latency_ms: list[float], value: list[float], path: Path) -> None:
 
 
 def _page(latency_ms: list[float], value: list[float], path: Path) -> None:
-    try:
-        from plotly import graph_objects
-    except ImportError as error:
-        raise MissingDependencyError("plotly", "report") from error
+    from plotly import graph_objects
+
     line = graph_objects.Scatter(x=latency_ms, y=value, line={"shape": "hv"}, mode="lines+markers")
     figure = graph_objects.Figure(line)
     figure.update_layout(xaxis_title="latency budget [ms]", yaxis_title="importance")

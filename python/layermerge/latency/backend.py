@@ -10,6 +10,7 @@ from torch import nn
 
 from layermerge.latency.clocks import Timer, driver_version, processor_name, timer_of
 from layermerge.latency.environment import Environment
+from layermerge.latency.heap import heap_rule
 from layermerge.latency.options import LatencyOptions
 from layermerge.latency.placement import Placement
 from layermerge.latency.rotation import Call
@@ -77,6 +78,7 @@ def environment_of(
         batch=batch,
         threads=torch.get_num_threads() if placement.device.type == "cpu" else 0,
         clock=backend.timer.name,
+        heap=heap_rule() if placement.device.type == "cpu" else "",
     )
 
 

@@ -31,6 +31,8 @@ class Environment:
         Threads within an operation; CPU only, 0 elsewhere.
     clock : str
         What times are of: wall clock, CPU time (of the one thread), CUDA events.
+    heap : str
+        What the C library does with freed memory meanwhile; CPU only, empty where it is left alone.
     """
 
     backend: str
@@ -42,6 +44,7 @@ class Environment:
     batch: int
     threads: int
     clock: str
+    heap: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -76,4 +79,7 @@ class Environment:
         parts.append(f"batch {self.batch}")
         if self.threads:
             parts.append(f"{self.threads} thread{plural}")
-        return ", ".join([*parts, self.clock])
+        parts.append(self.clock)
+        if self.heap:
+            parts.append(f"heap {self.heap}")
+        return ", ".join(parts)

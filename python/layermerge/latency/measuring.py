@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -32,6 +33,8 @@ from layermerge.latency.units import (
 )
 from layermerge.network import Network
 from layermerge.store import Measurement, StudyLike, opened
+
+_log = logging.getLogger(__name__)
 
 FREE = Measurement(0, 0.0, 0, 0.0)
 _TOO_MUCH_WORK = f"not worth running: more than {MAX_WORK:g} times the FLOPs of what it replaces"
@@ -93,7 +96,10 @@ def measure_latency(
             builders[subject_of_network(network)] = partial(bench.network, deployed, inputs)
         outcome, num_known = bench.measure(builders, partial(_hopeless, space))
     _check_original(space, barriers, outcome)
-    return _profile(space, bench.environment, barriers, outcome, num_known, began)
+    profile = _profile(space, bench.environment, barriers, outcome, num_known, began)
+    if profile.doubt:
+        _log.warning("%s", profile.doubt)
+    return profile
 
 
 def import_table(

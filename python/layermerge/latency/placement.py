@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from layermerge.errors import InputError
+from layermerge.latency.heap import kept_heap
 from layermerge.latency.options import LatencyOptions
 from layermerge.model_checks import check_evaluation_mode
 
@@ -94,11 +95,14 @@ def with_batch(inputs: dict[str, Any], batch: int | None) -> dict[str, Any]:
 
 @contextmanager
 def inference(threads: int | None) -> Iterator[None]:
-    """Run a block without autograd, with `threads` threads, and leave the random state alone."""
+    """Run a block without autograd, with `threads` threads, on a heap that keeps what is freed.
+
+    The random state is left alone.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        with kept_heap(), torch.inference_mode(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             yield
     finally:

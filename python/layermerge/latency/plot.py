@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layermerge.errors import InputError, MissingDependencyError
+from layermerge.errors import InputError
 from layermerge.frontier_plot import check_plot_path
 from layermerge.latency.fidelity import Fidelity
 
@@ -36,10 +36,8 @@ def _points(fidelity: Fidelity) -> tuple[list[str], list[float], list[float]]:
 
 
 def _image(fidelity: Fidelity, path: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "report") from error
+    from matplotlib.figure import Figure
+
     _, measured_ms, predicted_ms = _points(fidelity)
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.add_subplot(
@@ -54,10 +52,8 @@ def _image(fidelity: Fidelity, path: Path) -> None:
 
 
 def _page(fidelity: Fidelity, path: Path) -> None:
-    try:
-        from plotly import graph_objects
-    except ImportError as error:
-        raise MissingDependencyError("plotly", "report") from error
+    from plotly import graph_objects
+
     names, measured_ms, predicted_ms = _points(fidelity)
     ends = [0.0, max(*measured_ms, *predicted_ms)]
     figure = graph_objects.Figure(

@@ -15,6 +15,8 @@ HOPELESS = 2.0
 """How many times slower than what it replaces a candidate must be to need no precise latency."""
 MAX_WORK = 16.0
 """How many times the FLOPs of what it replaces make a candidate not worth running even once."""
+CREDIBLE_CALIBRATION = 1.25
+"""How far, as a factor, a whole network may be from the sum of its parts."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,18 @@ class LatencyProfile:
         if self.end_to_end is None:
             return Fraction(1)
         return Fraction(self.end_to_end.median_ns, self.original_ns)
+
+    @property
+    def doubt(self) -> str | None:
+        """Why predictions of plans are rough, where the sum of the parts is far from the whole."""
+        factor = float(self.calibration)
+        if 1 / CREDIBLE_CALIBRATION <= factor <= CREDIBLE_CALIBRATION:
+            return None
+        return (
+            f"the whole network takes {factor:.2f} times the sum of its parts, so that predictions "
+            "of plans are rough: what happens between operations weighs too much here. A larger "
+            "batch, or a backend that starts operations faster, brings the two together"
+        )
 
     def imprecise(self, target_rsd: float) -> tuple[Signature, ...]:
         """Signatures for which the time was up before they reached a precision."""
