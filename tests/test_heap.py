@@ -4,6 +4,7 @@ import resource
 
 import pytest
 import torch
+
 from layermerge.latency.heap import heap_rule, kept_heap
 
 ELEMENTS = 30_000_000  # of 4 bytes: larger than any hole that earlier tests may have left

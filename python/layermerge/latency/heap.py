@@ -1,9 +1,9 @@
 """The C library's heap while latencies are measured: it keeps what is freed (no torch).
 
 Where a freed block goes back to the system, the next call pays for its pages again. Whether glibc
-gives it back depends on what else was allocated before, so that a convolution which rearranges 38 MB
-of weights in each call takes 24 ms in one process and 47 ms in another. Latencies that are to add up
-need one rule, and this one has a steady state without page faults.
+gives it back depends on what else was allocated before, so that a convolution which rearranges
+38 MB of weights in each call takes 24 ms in one process and 47 ms in another. Latencies that are to
+add up need one rule, and this one has a steady state without page faults.
 """
 
 from __future__ import annotations
