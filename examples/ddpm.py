@@ -217,7 +217,7 @@ def draw(samples: dict[str, Tensor], path: Path, columns: int = 12) -> None:
     figure = Figure(figsize=(columns * 0.6, len(samples) * 0.75), layout="constrained")
     axes = figure.subplots(len(samples), 1, squeeze=False)[:, 0]
     for place, (name, images) in zip(axes, samples.items(), strict=True):
-        place.imshow(torch.cat([*images[:columns, 0]], 1), cmap="gray", vmin=-1, vmax=1)
+        place.imshow(torch.cat([*images[:columns, 0]], 1).numpy(), cmap="gray", vmin=-1, vmax=1)
         place.set_title(name, fontsize=8, loc="left")
         place.set_axis_off()
     figure.savefig(path, dpi=120)
