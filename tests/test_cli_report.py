@@ -47,6 +47,16 @@ def test_the_page_is_written_where_it_is_asked_for(capsys, run, tmp_path):
     assert not (run / "report.html").exists()
 
 
+def test_pictures_are_shown_under_their_names(capsys, run, tmp_path):
+    picture = tmp_path / "samples of both.png"
+    picture.write_bytes(SIGNATURES[".png"] + b"content")
+    assert main(["report", str(run), f"--picture={picture}"]) == 0
+    assert "samples of both" in (run / "report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main(["report", str(run), f"--picture={tmp_path / 'none.png'}"]) == 2
+    assert "cannot read the picture" in capsys.readouterr().err
+
+
 def test_the_page_of_a_result_without_a_search_says_what_it_lacks(capsys, run):
     replace(RESULT, search=None).save(run / "result.json")
     assert main(["report", str(run)]) == 0

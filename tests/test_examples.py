@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(name):
+def run(name, *arguments):
     """Run an example; return what its main function returns."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look
     spec.loader.exec_module(module)
-    return module.main()
+    return module.main(*arguments)
 
 
 @pytest.mark.parametrize(("name", "least"), [("segmentation", 0.6), ("diffusion", -0.5)])
@@ -26,3 +28,17 @@ def test_the_example_makes_its_network_faster_and_keeps_its_score(name, least, c
     printed = capsys.readouterr().out
     assert f"{result.speedup:.2f} times as fast" in printed
     assert "entries evaluated" in printed or "proven" in printed
+
+
+@pytest.mark.slow
+def test_a_ddpm_is_trained_compressed_and_sampled(tmp_path):
+    pytest.importorskip("diffusers")
+    base, compressed = run("ddpm", [str(tmp_path), "--fast", "--speedups", "1.1"])
+    assert (base["network"], base["speedup"]) == ("base", 1)
+    assert compressed["speedup"] >= 1.1
+    assert compressed["convolutions"] < base["convolutions"]
+    assert 0 < compressed["loss"] < 2
+    assert compressed["distance"] >= 0
+    page = (tmp_path / "1.1 times.html").read_text(encoding="utf-8")
+    assert 'alt="Real digits, then samples of each network"' in page
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import io
 import re
 from dataclasses import replace
@@ -11,18 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from layermerge.errors import InputError
 from layermerge.report import print_result, render_html, write_html
 from layermerge.report.axis import Axis
 from layermerge.report.comparison import compare
 from layermerge.report.frontier import describe_key
 from layermerge.report.heat_map import Scale
+from layermerge.report.html import PNG
 from layermerge.report.labels import text_box
 from layermerge.report.markup import element, shorten
 from layermerge.report.parts import Role, outcome, parts_of, step_role
 from layermerge.search_results import SegmentFinding
 from sample_results import SAMPLES, make_barrier, make_result, make_step
 
-VOID = {"input", "meta"}
+VOID = {"img", "input", "meta"}
 HOSTILE = "<script>alert('x')</script>\"&[bold]"
 
 
@@ -111,15 +114,30 @@ def test_the_page_needs_nothing_from_outside(result):
         assert not any(name.startswith("on") for name in attributes)
 
 
-def test_the_policy_of_the_page_forbids_everything_but_its_own_style():
+def test_the_policy_of_the_page_forbids_everything_but_its_own_style_and_pictures():
     (policy,) = (
         attributes["content"]
         for attributes in Page(render_html(make_result())).all("meta")
         if attributes.get("http-equiv") == "Content-Security-Policy"
     )
     assert policy == (
-        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
     )
+
+
+def test_a_picture_is_in_the_page_under_its_caption():
+    page = Page(render_html(make_result(), {"samples <base>": PNG + b"content"}))
+    (attributes,) = page.all("img")
+    assert attributes["alt"] == "samples <base>"
+    kind, _, content = attributes["src"].partition(",")
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(content) == PNG + b"content"
+
+
+def test_what_is_no_picture_is_refused():
+    with pytest.raises(InputError, match="picture 'samples' is not a PNG file"):
+        render_html(make_result(), {"samples": b"GIF89a"})
 
 
 @every_sample

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from layermerge.commands.runs import REPORT_FILE, add_run, load_run, result_path
+from layermerge.errors import InputError
 
 SUMMARY = "Write the page of a run again: one HTML file that needs nothing but itself."
 
@@ -20,6 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.html",
         help=f"default: {REPORT_FILE} beside the result",
     )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.png",
+        help="show this picture too, under its file's name; may be given again",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
 
@@ -30,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     result = load_run(arguments.run)
     out = arguments.out or result_path(arguments.run).with_name(REPORT_FILE)
-    write_html(result, out)
+    write_html(result, out, {path.stem: _read_picture(path) for path in arguments.picture})
     if arguments.json:
         print(json.dumps({"report": str(out), "headline": headline(result)}))
         return 0
@@ -43,3 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     print(f"Written to {out}")
     return 0
+
+
+def _read_picture(path: Path) -> bytes:
+    """The content of a picture's file."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the picture {path}: {error.strerror}") from error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from layermerge.errors import InputError
 from layermerge.report.breakdown import latency_bars
 from layermerge.report.comparison import (
     budget_verdict,
@@ -28,24 +30,45 @@ from layermerge.report.parts import Role, step_role
 from layermerge.report.scatter import score_plot
 from layermerge.results import Result
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'"
+)
+PNG = b"\x89PNG\r\n\x1a\n"
+NO_PICTURES: Mapping[str, bytes] = {}
 
 
-def render_html(result: Result) -> str:
+def render_html(result: Result, pictures: Mapping[str, bytes] = NO_PICTURES) -> str:
     """Render a result as a page that needs nothing but itself.
+
+    Parameters
+    ----------
+    result : Result
+    pictures : mapping of str to bytes
+        PNG files to show, such as samples of a generator, by their captions.
 
     Returns
     -------
     str
         HTML 5, to be written as UTF-8.
+
+    Raises
+    ------
+    InputError
+        If a picture is no PNG file.
     """
-    page = element("html", _head(result), element("body", _main(result)), lang="en")
+    for caption, content in pictures.items():
+        if not content.startswith(PNG):
+            raise InputError(f"picture {caption!r} is not a PNG file: convert it to one")
+    page = element("html", _head(result), element("body", _main(result, pictures)), lang="en")
     return f"<!doctype html>\n{page}\n"
 
 
-def write_html(result: Result, path: str | Path) -> None:
-    """Write the page of a result to a file."""
-    Path(path).write_text(render_html(result), encoding="utf-8")
+def write_html(
+    result: Result, path: str | Path, pictures: Mapping[str, bytes] = NO_PICTURES
+) -> None:
+    """Write the page of a result to a file; see `render_html`."""
+    Path(path).write_text(render_html(result, pictures), encoding="utf-8")
 
 
 def _head(result: Result) -> Markup:
@@ -61,12 +84,13 @@ def _head(result: Result) -> Markup:
     )
 
 
-def _main(result: Result) -> Markup:
+def _main(result: Result, pictures: Mapping[str, bytes]) -> Markup:
     return element(
         "main",
         element("h1", typeset(headline(result))),
         _tiles(result),
         element("div", _comparison(result), _plot(result), class_="columns first-wider"),
+        *_pictures(pictures),
         *_frontier(result),
         _bars(result),
         _diagram(result),
@@ -140,6 +164,23 @@ def _plot(result: Result) -> Markup:
             class_="note",
         ),
     )
+
+
+def _pictures(pictures: Mapping[str, bytes]) -> Iterator[Markup]:
+    if pictures:
+        figures = (
+            element(
+                "figure",
+                element(
+                    "img",
+                    src=f"data:image/png;base64,{base64.b64encode(content).decode()}",
+                    alt=caption,
+                ),
+                element("figcaption", caption),
+            )
+            for caption, content in pictures.items()
+        )
+        yield _section("Pictures", element("div", *figures, class_="columns"))
 
 
 def _frontier(result: Result) -> Iterator[Markup]:

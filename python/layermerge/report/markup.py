@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from html import escape
 
-VOID = frozenset({"input", "meta"})
+VOID = frozenset({"img", "input", "meta"})
 """Elements that have no content and no end."""
 
 
