@@ -149,7 +149,6 @@ def searching(
     check_instance("options", options, SearchOptions, "SearchOptions(...)")
     if order_by is not None:
         check_estimator("order_by", order_by)
-    network = profile.space.network
     candidates = choosable(profile)
     guesses = None
     if order_by is not None and not options.full:
