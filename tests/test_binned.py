@@ -103,7 +103,10 @@ def test_the_largest_budget_and_latencies_are_defined():
 
 def test_tables_above_the_memory_limit_are_refused_with_their_size():
     arcs = random_arcs(0, **LARGE)
-    message = r"would take [\d.]+ MB, above memory_limit_bytes = 1 MB: use bins \d+ times as large"
+    message = (
+        r"would take [\d.]+ MB, above the memory limit of 1 MB: use bins \d+ times as wide "
+        r"\(bin_ns; now 0.000001 ms\), or raise memory_limit_bytes"
+    )
     with pytest.raises(InputError, match=message):
         solved(arcs, LARGE_BUDGET, bin_ns=1, memory_limit_bytes=1_000_000)
     with pytest.raises(InputError, match=r"would take [\d.e+]+ MB"):
