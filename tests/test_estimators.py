@@ -273,13 +273,13 @@ def test_labels_that_are_missing_are_named(traced):
         estimate_importance(*traced, estimator=estimator, progress=False)
 
 
-class _Silent(Exception):
+class _SilentError(Exception):
     def __str__(self):
         raise RuntimeError
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"), [(SystemExit(3), "SystemExit: 3"), (_Silent(), "_Silent")]
+    ("error", "reason"), [(SystemExit(3), "SystemExit: 3"), (_SilentError(), "_SilentError")]
 )
 def test_whatever_a_callback_raises_is_a_failure_with_its_reason(traced, error, reason):
     def raises(module):

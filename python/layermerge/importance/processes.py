@@ -95,7 +95,7 @@ def _run(pool: list[_Worker], candidates: Iterable[Candidate]) -> Iterator[tuple
             if losses[candidate] < MAX_LOSSES:
                 again.append(candidate)
             else:
-                yield candidate, lost(candidate, seconds)
+                yield candidate, lost(seconds)
 
 
 @dataclass

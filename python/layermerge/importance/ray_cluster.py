@@ -103,7 +103,7 @@ def _collect(ray: Any, tasks: dict[Any, Candidate]) -> Iterator[tuple[Candidate,
                 "needs the same layermerge and the files that they are defined in"
             ) from error
         except ray.exceptions.RayError:
-            yield candidate, lost(candidate, time.perf_counter() - began)
+            yield candidate, lost(time.perf_counter() - began)
 
 
 def _evaluate(name: str, payload: bytes, candidate: Candidate) -> Score:
