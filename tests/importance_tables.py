@@ -84,12 +84,13 @@ class FullTable:
         guess: str | None = None,
         margins: Margins = ASSUMED,
         per_round: int = 1,
+        kind: type[Bounds] = Bounds,
     ) -> Round:
         """Search as if nothing were known."""
         rows = self.rows
         guesses = None if guess is None else self.guesses[guess][rows]
         kept = [self.kept[row] for row in rows]
-        bounds = Bounds(self.start[rows], self.end[rows], kept, guesses, margins)
+        bounds = kind(self.start[rows], self.end[rows], kept, guesses, margins)
         choices = Choices(self.start[rows], self.end[rows], self.latency_ns[rows], bounds)
         _, state = search(
             choices,

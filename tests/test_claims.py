@@ -51,8 +51,8 @@ found = find_plans(
     study=study,
     progress=False,
 )
-importances = [plan.importance for plan in found.plans]
-print(json.dumps([importances, sorted(found.scores.raw.items())]), flush=True)
+values = [plan.importance for plan in found.plans]
+print(json.dumps([values, sorted(found.scores.raw.items())]), flush=True)
 """
 
 

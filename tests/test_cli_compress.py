@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -207,10 +208,14 @@ def test_a_dry_run_counts_and_does_nothing(file, tmp_path, capsys):
     assert found["replacements"] == sum(not c.is_original for c in space.candidates)
     assert found["probe_s"] == pytest.approx(2 * found["step_s"])
     assert not found["is_original_only"]
+    assert found["ranking_s"] > 0
     assert compress(file, out, "--speedup=1.5", "--dry-run") == 0
     printed = capsys.readouterr().out
+    assert re.search(r"ranking before takes about .*, as long as \d+ of them \(--no-rank", printed)
     assert [line[0] for line in printed.splitlines()] == ["1", "2", "3", "4", "5"]
     assert f"{len(space.signatures)} distinct convolutions" in printed
+    _, unranked = compress_json(capsys, file, out, "--speedup=1.5", "--dry-run", "--no-ranking")
+    assert unranked["ranking_s"] == 0
 
 
 def test_quiet_announces_nothing(file, out, caplog):

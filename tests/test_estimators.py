@@ -4,7 +4,9 @@ import copy
 import json
 import math
 import pickle
+import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from layermerge.errors import InputError, LayerMergeError
 from layermerge.finetuning import FinetuneSettings, finetune
 from layermerge.importance.activations import record
 from layermerge.importance.estimation import estimate_importance
-from layermerge.importance.estimators import Estimator, ShortFineTune
+from layermerge.importance.estimators import Estimator, ShortFineTune, finite_score
 from layermerge.importance.evaluation import ATTEMPTS, Job
 from layermerge.importance.proxies import ClosedForm, FirstOrderTaylor, OutputError
 from layermerge.plan import original_plan, replace_segment
@@ -269,3 +271,66 @@ def test_labels_that_are_missing_are_named(traced):
     estimator = FirstOrderTaylor([IMAGES], F.cross_entropy)
     with pytest.raises(LayerMergeError, match=r"needs batches of \(inputs, labels\), got a Tensor"):
         estimate_importance(*traced, estimator=estimator, progress=False)
+
+
+class _SilentError(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(SystemExit(3), "SystemExit: 3"), (_SilentError(), "_SilentError")]
+)
+def test_whatever_a_callback_raises_is_a_failure_with_its_reason(traced, error, reason):
+    def raises(module):
+        raise error
+
+    model, network, _ = traced
+    candidate = replacements(traced)[0]
+    job = Job(model, network, ShortFineTune(callbacks.score, raises), 0, 1)
+    assert job.run(candidate).failure == reason
+    with pytest.raises(InputError, match=f"score_fn failed on the original network: {reason}"):
+        Job(model, network, ShortFineTune(raises, None), 0, 1).base()
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        *(None, "0.9", True, 1j, math.nan, math.inf, (0.5,), 10**400, np.complex64(0.5)),
+        *(torch.tensor(1j), torch.tensor([0.5, 0.6]), torch.tensor(True)),
+        torch.zeros(1, device="meta"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_score_is_refused(returned):
+    with pytest.raises(InputError, match="score_fn must return a finite number, got"):
+        finite_score(lambda module: returned, nn.Identity())
+
+
+@pytest.mark.parametrize("returned", [1, 0.5, np.float32(0.5), torch.tensor([0.5]), np.array(0.5)])
+def test_what_holds_one_number_is_a_score(returned):
+    score = finite_score(lambda module: returned, nn.Identity())
+    assert (type(score), score) == (float, float(returned))
+
+
+def _widened(module):
+    first = module.get_submodule("0")
+    first.weight = nn.Parameter(first.weight.repeat(2, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("train", "was_and_is"),
+    [
+        (lambda module: module.double(), r"'0.weight' was float32 of .*, and is float64 of"),
+        (lambda module: module.to("meta"), r"'0.weight' was .*, and is float32 of .* on the dev"),
+        (_widened, r"'0.weight' was float32 of shape \(4, .*, and is float32 of shape \(8, "),
+        (lambda module: module.register_parameter("more", nn.Parameter(torch.zeros(1))), "missing"),
+        (lambda module: delattr(module.get_submodule("0"), "weight"), "and is missing"),
+    ],
+)
+def test_training_that_changes_more_than_values_is_named(traced, train, was_and_is):
+    model, network, _ = traced
+    job = Job(model, network, ShortFineTune(callbacks.score, train), 0, 1)
+    failure = job.run(replacements(traced)[0]).failure
+    assert "train_fn must train in place, and leave structure and precision as they are" in failure
+    assert re.search(was_and_is, failure)

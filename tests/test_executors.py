@@ -73,7 +73,7 @@ def test_a_killed_worker_is_replaced_and_what_kills_every_worker_is_marked(trace
     with Processes(1).open(job_of(traced, train)) as (run, _):
         scores = dict(run([first, second]))
     assert len(list(tmp_path.iterdir())) == MAX_LOSSES + 1
-    assert f"{MAX_LOSSES} workers were lost while they evaluated" in scores[first].failure
+    assert f"{MAX_LOSSES} workers were lost while they evaluated it" in scores[first].failure
     assert scores[second].score == job_of(traced).run(second).score
 
 
@@ -149,6 +149,17 @@ class _Unscored:
         return self.executor.open(replace(job))
 
 
-def test_a_negative_number_of_workers_is_refused():
-    with pytest.raises(InputError, match="workers must be at least 0, got -1"):
-        Processes(-1)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": -1}, "workers must be a finite number of at least 0, got -1"),
+        ({"workers": 1.5}, "workers must be an integer, got 1.5"),
+        ({"workers": "2"}, "workers must be a finite number of at least 0, got '2'"),
+        ({"devices": "cuda:0"}, r"devices must be a tuple, such as .*, got 'cuda:0'"),
+        ({"devices": ("gpu",)}, "device must be like 'cpu' or 'cuda:0'; got 'gpu'"),
+        ({"devices": ("cuda:99",)}, "device 'cuda:99' was asked for, and this machine has"),
+    ],
+)
+def test_processes_that_cannot_be_are_refused_at_once(options, message):
+    with pytest.raises(InputError, match=message):
+        Processes(**options)

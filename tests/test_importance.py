@@ -159,7 +159,10 @@ def test_other_weights_are_evaluated_anew(traced):
 
 @pytest.mark.parametrize(
     ("outcome", "reason"),
-    [(math.nan, "score_fn returned nan"), (RuntimeError("out of memory"), "out of memory")],
+    [
+        (math.nan, "score_fn must return a finite number, got nan"),
+        (RuntimeError("out of memory"), "out of memory"),
+    ],
 )
 def test_a_candidate_that_fails_twice_is_recorded_and_the_rest_goes_on(traced, outcome, reason):
     whole = estimate(traced)
@@ -193,7 +196,7 @@ def test_no_candidate_that_can_be_scored_is_an_error(traced):
 
 def test_an_original_network_without_a_score_is_an_error_that_is_not_kept(traced):
     with Study() as study:
-        with pytest.raises(InputError, match="score_fn returned nan; expected a finite number"):
+        with pytest.raises(InputError, match="score_fn must return a finite number, got nan"):
             estimate(traced, score_fn=lambda module: math.nan, study=study)
         assert estimate(traced, study=study).base == score_fn(traced[0])
 
@@ -242,7 +245,7 @@ def test_the_weights_fingerprint_sees_every_tensor():
 
 @pytest.mark.parametrize("returned", [None, "0.9", torch.zeros(2)])
 def test_a_score_that_is_no_number_names_score_fn(traced, returned):
-    with pytest.raises(InputError, match=r"score_fn returned .* expected a finite number"):
+    with pytest.raises(InputError, match="score_fn must return a finite number, got"):
         estimate(traced, score_fn=lambda module: returned)
 
 

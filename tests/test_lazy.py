@@ -211,6 +211,39 @@ def test_gains_that_are_seen_raise_the_bound_on_those_that_are_not():
     assert "gained more than the bound first assumed" in state.certificate
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES.values())
+def test_of_equal_plans_the_fastest_is_found(objective):
+    for seed in range(6):
+        table = Table(seed)
+        table.delta = np.where(table.is_original, 0, np.round(table.delta / 0.05) * 0.05)
+        budget_ns = int(table.base_ns * 0.7)
+        margins = Margins(prediction=math.inf)
+        _, state = table.search([budget_ns], objective=objective, margins=margins)
+        best = solve(
+            table.latency_ns,
+            objective(table.delta),
+            start=table.start,
+            end=table.end,
+            budget_ns=budget_ns,
+        )
+        assert state.value[0] == pytest.approx(best.value, rel=1e-9)
+        assert table.latency_ns[list(state.rows[0])].sum() == best.latency_ns
+
+
+def test_a_faster_plan_that_may_be_as_good_is_tried():
+    """Merging both pairs may be as good as merging the first, and is faster."""
+    start, end = np.array([0, 1, 2, 3, 0, 2]), np.array([1, 2, 3, 4, 2, 4])
+    bounds = Bounds(start, end, [(1,), (2,), (3,), (4,), (2,), (4,)])
+    choices = Choices(start, end, np.array([5, 5, 5, 5, 8, 6]), bounds)
+    delta = np.array([0.0, 0.0, 0.0, 0.0, 0.0, np.nan])
+    for truth, rows in ((0.0, (4, 5)), (-0.2, (4, 2, 3))):
+        _, state = search(
+            choices, delta, [18], lambda rows, truth=truth: {5: truth}, objective=lambda d: d
+        )
+        assert state.rows == (rows,)
+        assert state.evaluated == 2
+
+
 def test_failed_entries_are_never_chosen():
     table = Table(9, failing=0.5)
     budget_ns = int(table.base_ns * 0.8)

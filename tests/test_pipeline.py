@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -302,6 +303,15 @@ def test_a_closed_form_start_is_trained_as_the_merged_network(model, first_run):
     again = run(model, calibration=[TRAIN_PART], options=options, study=first_run[1])
     for name, tensor in found.model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name])
+
+
+@pytest.mark.parametrize("is_ranked", [True, False])
+def test_candidates_are_ranked_if_there_is_data_unless_told_otherwise(model, tmp_path, is_ranked):
+    options, study = replace(OPTIONS, is_ranked=is_ranked), tmp_path / "study.db"
+    run(model, calibration=[TRAIN_PART], options=options, study=study)
+    with closing(sqlite3.connect(study)) as connection:
+        names = [name for (name,) in connection.execute("SELECT estimator FROM scores")]
+    assert any("closed form error" in name for name in names) == is_ranked
 
 
 def test_a_closed_form_start_without_data_is_refused_before_anything_is_done(model):

@@ -38,6 +38,19 @@ def test_without_ray_the_extra_is_named(traced, monkeypatch):
         estimate(traced, executor=RayCluster())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"address": 6379}, "address must be text, got 6379"),
+        ({"gpus_per_task": -1}, "gpus_per_task must be a finite number of at least 0, got -1"),
+        ({"cpus_per_task": "4"}, "cpus_per_task must be a finite number of at least 0, got '4'"),
+    ],
+)
+def test_tasks_that_cannot_be_are_refused_at_once(options, message):
+    with pytest.raises(InputError, match=message):
+        RayCluster(**options)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """A head that runs no evaluation, and two nodes with one CPU each."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +17,11 @@ from layermerge.importance.bounds import Margins
 from layermerge.importance.estimation import estimate_importance
 from layermerge.importance.estimators import ShortFineTune
 from layermerge.importance.evaluation import ATTEMPTS
-from layermerge.importance.executors import Serial
+from layermerge.importance.executors import Serial, lost
 from layermerge.importance.proxies import ClosedForm
 from layermerge.importance.search import find_plans
 from layermerge.importance.search_options import SearchOptions
-from layermerge.importance.status import Status, load_status
+from layermerge.importance.status import KEY, Status, load_status
 from layermerge.plan import original_plan
 from layermerge.planning import make_plan, predict_original_ns
 from layermerge.store import Study
@@ -326,3 +328,36 @@ def test_a_network_of_several_inputs_has_no_calibration(task):
     network = replace(profile.space.network, inputs=(spec, replace(spec, name="time")))
     with pytest.raises(InputError, match="for networks with one input, and this one takes input, "):
         check_batches("calibration", CALIBRATION, model, network)
+
+
+def test_a_damaged_status_is_refused_in_a_sentence(task):
+    with Study() as study:
+        find(task, budgets(task[1], 0.8), study=study)
+        whole = json.loads(study.artefact(KEY))
+        assert load_status(study).round > 0
+        for damaged in (
+            b"\xff\xfe",
+            b"[]",
+            b"{}",
+            b"[" * 10**5,
+            json.dumps({**whole, "base": "high"}).encode(),
+            json.dumps({**whole, "slots": 0}).encode(),
+            json.dumps({**whole, "more": 0}).encode(),
+            json.dumps({**whole, "plans": [{"budget_ns": 1}]}).encode(),
+        ):
+            study.add_artefact(KEY, damaged)
+            with pytest.raises(InputError, match=r"does not say where its search stands .* run"):
+                load_status(study)
+
+
+def test_workers_that_every_candidate_kills_end_the_search_soon(task):
+    with pytest.raises(LayerMergeError, match=r"none of the 4 .* 3 workers were lost"):
+        find(task, budgets(task[1], 0.6), executor=_Losing(), options=SearchOptions(margins=WIDE))
+
+
+class _Losing:
+    """Loses all workers over every candidate."""
+
+    @contextmanager
+    def open(self, job):
+        yield (lambda candidates: ((each, lost(0.1)) for each in candidates)), 1

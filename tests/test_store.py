@@ -221,3 +221,9 @@ def test_a_study_without_a_readable_version_is_damaged(tmp_path, damage):
     connection.close()
     with pytest.raises(InputError, match=r"damaged.*schema version.*delete it"):
         Study(path)
+
+
+@pytest.mark.parametrize("path", [3, b"run.db", ["run.db"]])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(InputError, match="study must be a Study or the path of one, got"):
+        Study(path)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from layermerge.errors import InputError
+from layermerge.errors import InputError, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,11 +34,25 @@ def evaluated(evaluate: Callable[[nn.Module], Any], network: nn.Module) -> float
     InputError
         If it is no finite number.
     """
-    value = evaluate(network)
+    return finite("evaluate_fn (or score_fn)", evaluate(network))
+
+
+def finite(name: str, returned: Any) -> float:
+    """What a function that scores has returned: a finite number, or a tensor that holds one.
+
+    Raises
+    ------
+    InputError
+        If it is anything else.
+    """
+    value = returned
     try:
-        score = float(value)
-    except (TypeError, ValueError):
+        if hasattr(returned, "item"):  # of torch or NumPy
+            value = returned.item()
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        score = float(value) if is_number else math.nan
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         score = math.nan
     if not math.isfinite(score):
-        raise InputError(f"evaluate_fn (or score_fn) must return a finite number, got {value!r}")
+        raise InputError(f"{name} must return a finite number, got {shown(repr(returned))}")
     return score

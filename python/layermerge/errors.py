@@ -68,3 +68,11 @@ def shown(text: str, most: int = 80) -> str:
     """
     line = "".join(character if character.isprintable() else " " for character in text[: most + 1])
     return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def described(error: BaseException) -> str:
+    """Somebody else's exception as text: its type and what it says, if it can say anything."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # whatever its own __str__ meets
+        return type(error).__name__

@@ -26,6 +26,10 @@ class Options:
     init : {"composed", "least_squares"}
         What fine-tunes start from: the weights that are kept, or segments merged in closed form on
         calibration data.
+    is_ranked : bool
+        Whether candidates are ranked in closed form before the search, where calibration data is
+        given. That takes a few forward passes for each, and saves few fine-tunes: leave it out
+        where these take no longer.
     latency : LatencyOptions
         How latency is measured: backend, device, precision.
     estimator : str
@@ -44,6 +48,7 @@ class Options:
     search: SearchOptions = LAZY
     executor: Executor = SERIAL
     init: str = "composed"
+    is_ranked: bool = True
     latency: LatencyOptions = DEFAULT_OPTIONS
     estimator: str = "custom"
     finetuner: str = "custom"
@@ -60,6 +65,7 @@ class Options:
             check_instance(name, getattr(self, name), kind, f"{kind.__name__}(...)")
         check_executor(self.executor)
         check_texts(self, "init", "estimator", "finetuner", "score_name")
+        check_instance("is_ranked", self.is_ranked, bool, "True or False")
         check_integer("seed", self.seed, least=0)
 
 

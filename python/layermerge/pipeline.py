@@ -137,7 +137,9 @@ def compress(
     estimator = ShortFineTune(
         score_fn, train_fn, options.estimator, init=options.init, calibration=calibration
     )
-    order_by = None if calibration is None else ClosedForm(calibration, name=options.estimator)
+    order_by = None
+    if calibration is not None and options.is_ranked:
+        order_by = ClosedForm(calibration, name=options.estimator)
     stages = Stages()
     with opened(study) as store:
         with stages.timed("trace"):

@@ -107,6 +107,7 @@ def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
             search=search_options(arguments),
             executor=executor_of(arguments),
             init=arguments.init,
+            is_ranked=not arguments.no_ranking,
             latency=latency_options(arguments),
             estimator=task.recipe.estimator,
             finetuner=task.recipe.finetuner,

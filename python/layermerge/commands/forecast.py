@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from layermerge.candidates import Candidate
 from layermerge.commands.options import search_space
 from layermerge.commands.task import Task
+from layermerge.importance.proxies import ClosedForm
+from layermerge.network import Network
 from layermerge.report.formats import format_seconds
 from layermerge.tracing import trace
 from layermerge.training import Batch, device_of
@@ -25,8 +28,9 @@ def forecast(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     Returns
     -------
     dict
-        Counts, and seconds: of tracing, measured; of latency, at most; of fine-tunes, estimated
-        from one step of the original network, scoring left out.
+        Counts, and seconds: of tracing, measured; of latency, at most; of ranking, estimated from
+        the candidate in the middle; of fine-tunes, from one step of the original network, scoring
+        left out.
     """
     search = search_space(arguments)
     began = time.perf_counter()
@@ -34,22 +38,32 @@ def forecast(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     space = search.enumerate(network)
     traced_s = time.perf_counter() - began
     step_s = seconds_of_a_step(task.model, task.recipe.calibration[0])
-    replacements = sum(not candidate.is_original for candidate in space.candidates)
+    replacements = [candidate for candidate in space.candidates if not candidate.is_original]
+    count = 0 if arguments.no_ranking else len(replacements)
+    ranking_s = count and count * seconds_to_rank(task, network, replacements[count // 2])
     return {
         "layers": network.num_layers,
         "entries": len(space.listed),
         "left_out": sum(space.skipped.values()),
         "signatures": len(space.signatures),
         "barriers": len(network.barriers),
-        "replacements": replacements,
+        "replacements": len(replacements),
         "trace_s": traced_s,
         "latency_s_at_most": arguments.max_seconds,
         "step_s": step_s,
         "probe_s": arguments.probe_steps * step_s,
-        "importance_s_at_most": replacements * arguments.probe_steps * step_s,
+        "ranking_s": ranking_s,
+        "importance_s_at_most": len(replacements) * arguments.probe_steps * step_s,
         "epochs": arguments.epochs,
-        "is_original_only": replacements == 0,
+        "is_original_only": not replacements,
     }
+
+
+def seconds_to_rank(task: Task, network: Network, candidate: Candidate) -> float:
+    """Of the training-free score of one candidate."""
+    began = time.perf_counter()
+    ClosedForm(task.recipe.calibration).score(task.model, network, candidate)
+    return time.perf_counter() - began
 
 
 def seconds_of_a_step(model: nn.Module, batch: Batch) -> float:
@@ -78,9 +92,18 @@ def print_forecast(found: dict[str, Any], *, as_json: bool) -> None:
         f"parts: at most {format_seconds(found['latency_s_at_most'])} for each round\n"
         f"3 importance  a few of {found['replacements']} short fine-tunes of "
         f"{format_seconds(found['probe_s'])} each; all of them would take "
-        f"{format_seconds(found['importance_s_at_most'])}, and their scores\n"
+        f"{format_seconds(found['importance_s_at_most'])}, and their scores{_ranking(found)}\n"
         "4 plan        an instant, and measuring the merged network\n"
         f"5 fine-tune   {found['epochs']} epochs, {format_seconds(found['step_s'])} a step"
     )
     if found["is_original_only"]:
         print("Nothing can merge in this model: see layermerge inspect.")
+
+
+def _ranking(found: dict[str, Any]) -> str:
+    if not found["ranking_s"]:
+        return ""
+    return (
+        f"; ranking before takes about {format_seconds(found['ranking_s'])}, as long as "
+        f"{found['ranking_s'] / found['probe_s']:.0f} of them (--no-ranking leaves it out)"
+    )

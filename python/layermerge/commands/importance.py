@@ -94,6 +94,7 @@ def _search(arguments: argparse.Namespace, study: Study) -> None:
     budgets = [Budget(fraction=each) for each in sorted(arguments.latency, reverse=True)]
     for budget in budgets:
         check_reachable(profile, budget)
+    ranking = ClosedForm(task.recipe.calibration, name=task.recipe.estimator)
     found = find_plans(
         task.model,
         profile,
@@ -105,7 +106,7 @@ def _search(arguments: argparse.Namespace, study: Study) -> None:
             init=arguments.init,
             calibration=task.recipe.calibration,
         ),
-        order_by=ClosedForm(task.recipe.calibration, name=task.recipe.estimator),
+        order_by=None if arguments.no_ranking else ranking,
         options=search_options(arguments),
         seed=arguments.seed,
         study=study,

@@ -103,6 +103,12 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         help="importance of a change of the score: its exponential (the paper), itself, or its "
         "exponential relative to the score; default: exp_delta",
     )
+    group.add_argument(
+        "--no-ranking",
+        action="store_true",
+        help="do not rank candidates in closed form before the search; for fine-tunes so short "
+        "that ranking takes longer than those it saves",
+    )
     for name, default, what in (
         ("gain", 0.0, "a candidate beats the original network"),
         ("order", 0.0, "a candidate beats one that removes a part of what it removes"),

@@ -7,7 +7,6 @@ An estimator is a frozen dataclass: its fields say all that decides its scores, 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -15,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import fx, nn
 
+from layermerge.callbacks import finite
 from layermerge.candidates import Candidate
 from layermerge.checks import check_instance
 from layermerge.errors import InputError, TrainingError
@@ -115,7 +115,9 @@ class ShortFineTune:
         """Score after the short fine-tune."""
         replaced = self._start(model, network, candidate)
         if self.train_fn is not None:
+            before = _parameters(replaced)
             self.train_fn(replaced)
+            _check_same(before, _parameters(replaced))
             check_weights(replaced)
         return finite_score(self.score_fn, replaced.eval())
 
@@ -140,13 +142,26 @@ def check_weights(module: nn.Module) -> None:
             raise TrainingError(f"fine-tuning diverged: parameter {name!r} holds NaN or infinity")
 
 
+def _parameters(module: nn.Module) -> dict[str, str]:
+    """What describes each parameter but its values, and its device unless it has none."""
+    return {
+        name: f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+        + " on the device meta" * value.is_meta
+        for name, value in module.named_parameters()
+    }
+
+
+def _check_same(before: dict[str, str], after: dict[str, str]) -> None:
+    """Refuse training that changed more than values."""
+    for name in {**before, **after}:
+        was, now = before.get(name, "missing"), after.get(name, "missing")
+        if was != now:
+            raise TrainingError(
+                f"train_fn must train in place, and leave structure and precision as they are: "
+                f"parameter {name!r} was {was}, and is {now}"
+            )
+
+
 def finite_score(score_fn: ScoreFunction, module: nn.Module) -> float:
     """What `score_fn` returns, which must be a finite number."""
-    returned = score_fn(module)
-    try:
-        value = math.nan if isinstance(returned, str) else float(returned)
-    except (TypeError, ValueError, RuntimeError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"score_fn returned {returned!r}; expected a finite number")
-    return value
+    return finite("score_fn", score_fn(module))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from layermerge.candidates import Candidate
-from layermerge.errors import InputError, LayerMergeError
+from layermerge.errors import InputError, LayerMergeError, described
 from layermerge.importance.estimators import Estimator
 from layermerge.network import Network
 from layermerge.seeding import derive_seed, seeded
@@ -60,9 +60,9 @@ class Job:
                 return self.estimator.base(self.model, self.network)
         except LayerMergeError:
             raise
-        except Exception as error:  # user code may raise anything
+        except (Exception, SystemExit) as error:  # user code may raise anything
             raise InputError(
-                f"score_fn failed on the original network: {type(error).__name__}: {error}. It is "
+                f"score_fn failed on the original network: {described(error)}. It is "
                 "called as score_fn(module) and must return a number, higher is better"
             ) from error
 
@@ -75,8 +75,8 @@ class Job:
                 with seeded(derive_seed(self.seed, candidate.key, attempt)):
                     value = self.estimator.score(self.model, self.network, candidate)
                 return Score(value, None, time.perf_counter() - start)
-            except Exception as error:  # user code may raise anything
-                failure = f"{type(error).__name__}: {error}"
+            except (Exception, SystemExit) as error:  # user code may raise anything
+                failure = described(error)
                 _log.warning("candidate %s, attempt %d: %s", candidate.key, attempt + 1, failure)
             _free_memory()
         return Score(None, failure, time.perf_counter() - start)

@@ -53,11 +53,11 @@ def check_executor(executor: object) -> None:
     )
 
 
-def lost(candidate: Candidate, seconds: float) -> Score:
+def lost(seconds: float) -> Score:
     """The outcome for a candidate over which too many workers were lost."""
     return Score(
         None,
-        f"{MAX_LOSSES} workers were lost while they evaluated {candidate.key}: killed, perhaps by "
-        "the system for want of memory",
+        f"{MAX_LOSSES} workers were lost while they evaluated it: killed, perhaps by the system "
+        "for want of memory",
         seconds,
     )

@@ -3,7 +3,8 @@
 Each round solves with upper bounds in place of unknown scores. Its value bounds what any plan can
 have. Once a plan of known entries has that value, it is optimal for the full table, if the bounds
 hold. Until then, unknown entries are evaluated: first those of the plan that looks best by
-prediction, then those of the optimistic plan.
+prediction, then those of the optimistic plan. Where an optimistic plan has the same value and is
+faster, its entries are evaluated too: of equal plans the fastest is wanted.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ class Choices:
     def __len__(self) -> int:
         return len(self.start)
 
+    def latency_of(self, rows: Sequence[int]) -> int:
+        """Of the entries of a plan together."""
+        return int(self.latency_ns[list(rows)].sum())
+
 
 @dataclass(frozen=True)
 class Round:
@@ -85,8 +90,8 @@ class Round:
 
     @property
     def is_last(self) -> bool:
-        """Whether every budget's plan is proven, given the bounds."""
-        return all(map(_meets, self.value, self.bound))
+        """Whether every budget's plan is proven, given the bounds, and none as good is faster."""
+        return self.wanted == 0
 
     @property
     def certificate(self) -> str:
@@ -214,9 +219,11 @@ def _look(
     except InfeasibleError:
         known = (), -np.inf
     rows, value = known
-    _, bound = optimistic
-    if _meets(value, bound):
-        return _Look(rows, value, bound)
+    best, bound = optimistic
+    if value >= bound - TOLERANCE * max(1.0, abs(bound)):
+        is_faster = choices.latency_of(best) < choices.latency_of(rows)
+        tied = tuple(row for row in best if is_unknown[row]) if is_faster else ()
+        return _Look(rows, value, bound, optimistic=tied)
     likely = _solve(
         choices, np.where(is_unknown, choices.bounds.predict(delta), delta), objective, budget_ns
     )
@@ -239,10 +246,6 @@ def _solve(
         end=choices.end[rows],
     )
     return tuple(rows[list(selection.rows)].tolist()), selection.value
-
-
-def _meets(value: float, bound: float) -> bool:
-    return value >= bound - TOLERANCE * max(1.0, abs(bound))
 
 
 def _in_order(choices: Choices, delta: NDArray[np.float64], plans: Sequence[_Look]) -> list[int]:

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 
 from layermerge.candidates import Candidate
+from layermerge.checks import check_integers
 from layermerge.errors import InputError, LayerMergeError
 from layermerge.importance.evaluation import Job
 from layermerge.importance.executors import MAX_LOSSES, Run, lost
+from layermerge.latency.placement import resolve_device
 from layermerge.source_files import load_file, loaded_files
 from layermerge.store import Score
 
@@ -46,8 +48,13 @@ class Processes:
     devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise InputError(f"workers must be at least 0, got {self.workers}")
+        check_integers(self, "workers", least=0)
+        if isinstance(self.devices, str) or not isinstance(self.devices, Iterable):
+            raise InputError(
+                f"devices must be a tuple, such as ('cuda:0', 'cuda:1'), got {self.devices!r}"
+            )
+        for device in self.devices:
+            resolve_device(device)
 
     @contextmanager
     def open(self, job: Job) -> Iterator[tuple[Run, int]]:
@@ -88,7 +95,7 @@ def _run(pool: list[_Worker], candidates: Iterable[Candidate]) -> Iterator[tuple
             if losses[candidate] < MAX_LOSSES:
                 again.append(candidate)
             else:
-                yield candidate, lost(candidate, seconds)
+                yield candidate, lost(seconds)
 
 
 @dataclass

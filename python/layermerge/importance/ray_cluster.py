@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from layermerge.candidates import Candidate
+from layermerge.checks import check_numbers, check_texts
 from layermerge.errors import InputError, LayerMergeError, MissingDependencyError
 from layermerge.importance.evaluation import Job
 from layermerge.importance.executors import MAX_LOSSES, Run, lost
@@ -39,6 +40,13 @@ class RayCluster:
     address: str | None = "auto"
     gpus_per_task: float | None = None
     cpus_per_task: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.address is not None:
+            check_texts(self, "address")
+        if self.gpus_per_task is not None:
+            check_numbers(self, "gpus_per_task", least=0)
+        check_numbers(self, "cpus_per_task", least=0)
 
     @contextmanager
     def open(self, job: Job) -> Iterator[tuple[Run, int]]:
@@ -95,7 +103,7 @@ def _collect(ray: Any, tasks: dict[Any, Candidate]) -> Iterator[tuple[Candidate,
                 "needs the same layermerge and the files that they are defined in"
             ) from error
         except ray.exceptions.RayError:
-            yield candidate, lost(candidate, time.perf_counter() - began)
+            yield candidate, lost(time.perf_counter() - began)
 
 
 def _evaluate(name: str, payload: bytes, candidate: Candidate) -> Score:

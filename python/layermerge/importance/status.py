@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from layermerge.errors import InputError
+from layermerge.checks import check_integers
+from layermerge.errors import InputError, shown
 from layermerge.milliseconds import format_ms
 from layermerge.store import Study
+from layermerge.typed import check_types
 
 KEY = "importance status"
 
@@ -107,7 +109,7 @@ def load_status(study: Study) -> Status:
     Raises
     ------
     InputError
-        If no search has used the study yet.
+        If no search has used the study yet, or what it says of one is damaged.
     """
     content = study.artefact(KEY)
     if content is None:
@@ -115,12 +117,21 @@ def load_status(study: Study) -> Status:
             f"study {study.path} holds no search yet: start one with `layermerge importance MODEL "
             "--study ...` or `layermerge compress`"
         )
-    document: dict[str, Any] = json.loads(content)
-    plans = (
-        PlanStatus(**{**plan, "segments": tuple(plan["segments"])})
-        for plan in document.pop("plans")
-    )
-    return Status(plans=tuple(plans), **document)
+    try:
+        document = json.loads(content)
+        plans = (
+            PlanStatus(**{**plan, "segments": tuple(plan["segments"])})
+            for plan in document.pop("plans")
+        )
+        status = Status(plans=tuple(plans), **document)
+        check_types(status)
+        check_integers(status, "slots", least=1)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"study {study.path} does not say where its search stands ({shown(str(error))}): run "
+            "the search again, which keeps what was evaluated"
+        ) from error
+    return status
 
 
 def _unfolded(value: Any) -> Any:
@@ -128,7 +139,7 @@ def _unfolded(value: Any) -> Any:
     if isinstance(value, str):
         try:
             found = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
         return _unfolded(found) if isinstance(found, dict) else value
     if isinstance(value, dict):
