@@ -111,7 +111,7 @@ LAYERS = (
     ("description",),
     ("accounting",),
     ("regions",),
-    ("operations", "slicing"),
+    ("operations", "ordering", "slicing"),
     ("gates", "arithmetic"),
     ("sampling",),
     ("values", "convolutions"),
