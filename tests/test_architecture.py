@@ -116,7 +116,7 @@ LAYERS = (
     ("description",),
     ("accounting",),
     ("regions",),
-    ("operations", "slicing"),
+    ("operations", "ordering", "slicing"),
     ("gates", "arithmetic"),
     ("sampling",),
     ("values", "convolutions"),

@@ -13,6 +13,7 @@ from layermerge.description import describe
 from layermerge.graph import ExampleInputs, bind_inputs, capture
 from layermerge.network import InputSpec, Network
 from layermerge.operations import classify
+from layermerge.ordering import keep_branches_together
 from layermerge.regions import Region, find_regions
 from layermerge.slicing import narrow_slices
 
@@ -75,6 +76,7 @@ def trace_graph(
 ) -> TracedGraph:
     """Trace as `trace` does, and keep the graph, which belongs to the caller, weights or not."""
     captured = capture(model, example_inputs, borrow_weights=borrow_weights)
+    keep_branches_together(captured)
     narrow_slices(captured)
     classify(captured, remove)
     regions = tuple(find_regions(captured))
