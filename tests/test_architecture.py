@@ -89,7 +89,7 @@ LAYERS = (
     ("importance.activations",),
     ("finetuning",),
     ("training",),
-    ("checkpoints", "finetune_settings"),
+    ("checkpoints", "feature_distillation", "finetune_settings", "training_log"),
     ("latency.trials",),
     ("latency.measuring",),
     ("latency.bench",),

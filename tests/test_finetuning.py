@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import math
 import os
 import re
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from killing import ALWAYS, train_until
 from layermerge.checkpoints import Checkpoint
 from layermerge.errors import InputError, TrainingError
 from layermerge.finetuning import FinetuneSettings, _loader, finetune, score_classification
@@ -238,28 +238,6 @@ def test_nothing_to_score_on_is_an_error():
         score_classification(tiny_classifier(), iter([]))
 
 
-class KilledError(Exception):
-    pass
-
-
-ALWAYS = property(lambda checkpoint: checkpoint.path is not None)
-
-
-def train_until(step, model, checkpoint, settings, data):
-    """Train, and stop after a step as if the process had been killed, its state on disk."""
-
-    def count(module, inputs):
-        if module.training:
-            calls.append(1)
-            if len(calls) > step:
-                raise KilledError
-
-    calls = []
-    model.register_forward_pre_hook(count)
-    with pytest.raises(KilledError):
-        finetune(model, data, settings, checkpoint=checkpoint)
-
-
 FULL_SETTINGS = replace(SETTINGS, mixup=0.2, ema=0.9, clip_norm=1.0)
 
 
@@ -388,21 +366,6 @@ def test_bfloat16_arithmetic_trains_weights_of_full_precision():
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert not are_equal(model.state_dict(), weights_after())
     assert score_classification(model, [striped_images(200, seed=1)]) > 0.85
-
-
-def test_each_step_is_logged(tmp_path):
-    path = tmp_path / "log.csv"
-    losses = finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS, log=path)
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == list(range(1, len(losses) + 1))
-    assert [float(row["loss"]) for row in rows] == pytest.approx(losses, rel=1e-5)
-    assert max(float(row["learning_rate"]) for row in rows) <= SETTINGS.learning_rate
-
-
-def test_a_log_where_none_can_be_written_says_so(tmp_path):
-    with pytest.raises(InputError, match="cannot be written"):
-        finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS, log=tmp_path)
 
 
 @pytest.mark.parametrize(

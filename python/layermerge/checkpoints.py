@@ -12,7 +12,7 @@ import torch
 
 from layermerge.errors import InputError
 
-_VERSION = 1
+_VERSION = 2
 EVERY_SECONDS = 30.0
 """Between two states that are written."""
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +18,7 @@ from layermerge.finetune_settings import DEFAULT_SETTINGS, FinetuneSettings
 from layermerge.progress import progress_bar
 from layermerge.seeding import seeded
 from layermerge.training import Batch, Training, device_of
+from layermerge.training_log import logging_to
 from layermerge.weights import fingerprint_weights
 
 __all__ = ["Batch", "Data", "FinetuneSettings", "finetune", "score_classification"]
@@ -37,6 +35,7 @@ def finetune(
     teacher: nn.Module | None = None,
     checkpoint: str | Path | None = None,
     log: str | Path | None = None,
+    tensorboard: str | Path | None = None,
     accelerator: Any = None,
     description: str = "Fine-tuning",
     progress: bool = True,
@@ -54,13 +53,17 @@ def finetune(
     settings : FinetuneSettings
     teacher : torch.nn.Module, optional
         The loss becomes (1 - a) CE + a T² KL(teacher ‖ model), with the logits divided by the
-        temperature T (Hinton et al., 2015, arXiv:1503.02531) and a the distillation weight.
+        temperature T (Hinton et al., 2015, arXiv:1503.02531) and a the distillation weight. To it
+        comes f ‖φ − φ_teacher‖² / ‖φ_teacher‖², f the `feature_distillation` and φ the features.
     checkpoint : path, optional
         Where the state of the training is kept every half minute, so that the same call goes on
         from there after a crash, with the same result; deleted at the end. In a folder, a file is
         named by what is trained.
     log : path, optional
-        A CSV file to add a row to for each step: step, loss, learning_rate, seconds.
+        A CSV file, written anew, with a row for each step: step, loss, learning_rate, seconds. A
+        training that goes on from a checkpoint goes on in its log, without gaps or repetitions.
+    tensorboard : path, optional
+        A folder for the same as events of TensorBoard, which must be installed.
     accelerator : accelerate.Accelerator, optional
         Trains on all its processes: a `torch.utils.data.DataLoader` is divided among them, other
         data batch by batch.
@@ -86,18 +89,19 @@ def finetune(
     keep = _checkpoint(checkpoint, model, settings, steps)
     training = Training(model, settings, steps, teacher, accelerator)
     is_main = accelerator is None or accelerator.is_main_process
+    state = keep.read()
+    if state is not None:
+        training.restore(state, keep.path)
+    files = (log, tensorboard) if is_main else (None, None)
     try:
         with (
             seeded(settings.seed),
             progress_bar(description, steps, enabled=progress and is_main) as show,
-            _log_to(log if is_main else None) as record,
+            logging_to(*files, training.history) as record,
         ):
-            state = keep.read()
-            if state is not None:
-                training.restore(state, keep.path)
             for _ in training.run(loader):
-                show(len(training.losses))
-                record(len(training.losses), training.losses[-1], training.learning_rate)
+                show(len(training.history))
+                record(training.history[-1])
                 if is_main and keep.is_due:
                     keep.write(training.state())
         training.finish()
@@ -105,7 +109,7 @@ def finetune(
         model.eval()
     if is_main:
         keep.remove()
-    return tuple(training.losses)
+    return tuple(step.loss for step in training.history)
 
 
 def score_classification(model: nn.Module, batches: Iterable[Batch]) -> float:
@@ -199,28 +203,3 @@ def _checkpoint(
     if path.is_dir():
         path /= f"finetune-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.ckpt"
     return Checkpoint(path, identity)
-
-
-@contextmanager
-def _log_to(path: str | Path | None) -> Iterator[Callable[[int, float, float], None]]:
-    """Add rows to a CSV file, or to none."""
-    if path is None:
-        yield lambda step, loss, learning_rate: None
-        return
-    began = time.monotonic()
-    try:
-        with Path(path).open("a", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            if not file.tell():
-                rows.writerow(["step", "loss", "learning_rate", "seconds"])
-
-            def record(step: int, loss: float, learning_rate: float) -> None:
-                seconds = time.monotonic() - began
-                rows.writerow([step, f"{loss:.6g}", f"{learning_rate:.6g}", f"{seconds:.2f}"])
-                file.flush()
-
-            yield record
-    except OSError as error:
-        raise InputError(
-            f"log {path} cannot be written: {error.strerror}. Name a file that you may write to"
-        ) from error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -14,8 +16,10 @@ from layermerge.datasets import Dataset
 from layermerge.finetuning import Batch, FinetuneSettings, finetune, score_classification
 from layermerge.importance.estimators import ScoreFunction, TrainFunction
 from layermerge.seeding import seeded
+from layermerge.training_log import tensorboard_writer
 
 CALIBRATION_BATCHES = 4
+LOG_FILE = "finetune.csv"
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ def classification(
     *,
     probe: FinetuneSettings,
     final: FinetuneSettings,
-    checkpoints: Path | None = None,
+    folder: Path | None = None,
+    tensorboard: bool = False,
     progress: bool = True,
 ) -> Recipe:
     """Make the recipe for a classifier.
@@ -66,15 +71,22 @@ def classification(
         The short fine-tune for importance, on labels alone as in the paper.
     final : FinetuneSettings
         The fine-tune of the chosen network.
-    checkpoints : path, optional
-        A folder where the state of the latter is kept, so that it goes on after a crash.
+    folder : path, optional
+        Where the state of the latter is kept, so that it goes on after a crash, and its log,
+        ``finetune.csv``.
+    tensorboard : bool
+        Log it for TensorBoard, too, in ``folder/tensorboard``.
     progress : bool
         Show a progress bar for it.
     """
+    if tensorboard:
+        tensorboard_writer()  # what is not installed is missed now, not after hours
     return Recipe(
         partial(score_classification, batches=dataset.validation),
         partial(_train, dataset, probe),
-        partial(_finetune, dataset, final, model, checkpoints, progress),
+        partial(
+            _finetune, dataset, final, model, _files(folder, tensorboard=tensorboard), progress
+        ),
         partial(score_classification, batches=dataset.test),
         json.dumps({"dataset": dataset.name, "probe": probe.fingerprint}),
         json.dumps({"dataset": dataset.name, "final": final.fingerprint}),
@@ -92,18 +104,19 @@ def _finetune(
     dataset: Dataset,
     settings: FinetuneSettings,
     teacher: nn.Module,
-    checkpoints: Path | None,
+    files: Mapping[str, Any],
     progress: bool,
     rewritten: nn.Module,
 ) -> None:
-    finetune(
-        rewritten,
-        dataset.train,
-        settings,
-        teacher=teacher,
-        checkpoint=checkpoints,
-        progress=progress,
-    )
+    finetune(rewritten, dataset.train, settings, teacher=teacher, progress=progress, **files)
+
+
+def _files(folder: Path | None, *, tensorboard: bool) -> dict[str, Path]:
+    """What the final fine-tune leaves in a folder, by the arguments of `finetune`."""
+    if folder is None:
+        return {}
+    files = {"checkpoint": folder, "log": folder / LOG_FILE}
+    return {**files, "tensorboard": folder / "tensorboard"} if tensorboard else files
 
 
 def _calibration(dataset: Dataset, seed: int) -> tuple[Batch, ...]:
