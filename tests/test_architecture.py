@@ -77,6 +77,7 @@ LAYERS = (
     ("commands",),
     ("demo",),
     ("pipeline", "recipes", "datasets"),
+    ("image_files",),
     ("evidence", "exporting", "interchange"),
     ("models",),
     ("importance.search",),

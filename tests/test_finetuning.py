@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from killing import ALWAYS, train_until
+from layermerge import SearchSpace, rewrite, trace
 from layermerge.checkpoints import Checkpoint
 from layermerge.errors import InputError, TrainingError
 from layermerge.finetuning import FinetuneSettings, _loader, finetune, score_classification
+from layermerge.plan import original_plan, replace_segment
 from layermerge.seeding import seeded
 from layermerge.training import Training, mixed
 from layermerge.weights import load_state
@@ -259,22 +261,65 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, st
     assert not path.exists()
 
 
+def rewritten(keeps_all):
+    """A network without an activation: the segment keeps all of its convolutions, or some."""
+    model = tiny_classifier()
+    network = trace(model, IMAGES[:1])
+    candidate = next(
+        c
+        for c in SearchSpace().enumerate(network).candidates
+        if c.end - c.start > 1 and c.kept and (len(c.kept) == c.end - c.start) == keeps_all
+    )
+    return rewrite(model, replace_segment(network, candidate))
+
+
+def original(seed=0):
+    model = tiny_classifier(seed)
+    return rewrite(model, original_plan(trace(model, IMAGES[:1])))
+
+
 @pytest.mark.parametrize(
-    ("make", "settings", "message"),
+    ("change", "message"),
     [
-        (lambda: tiny_classifier(), replace(SETTINGS, seed=3), "of another training"),
-        (lambda: tiny_classifier(seed=1), SETTINGS, "of another training"),
+        ({"settings": replace(SETTINGS, seed=3)}, r"differs in seed \(0 there, 3 here\): name"),
+        (
+            {"settings": replace(SETTINGS, epochs=2, learning_rate=0.1)},
+            r"epochs \(4 there, 2 here\), learning_rate \(0.01 there, 0.1 here\), steps \(32 there",
+        ),
+        ({"model": original(seed=1)}, r"differs in plan or weights of the network \(\w+ \w+ th"),
+        ({"model": rewritten(keeps_all=False)}, r"differs in plan or weights of the network"),
+        # All weights are the same, and one activation is gone.
+        ({"model": rewritten(keeps_all=True)}, r"differs in plan or weights of the network"),
+        ({"teacher": tiny_classifier(seed=2)}, r"differs in weights of the teacher \(None there"),
     ],
+    ids=["seed", "settings", "weights", "kept layers", "activation", "teacher"],
 )
-def test_the_state_of_another_training_is_refused(tmp_path, monkeypatch, make, settings, message):
+def test_the_state_of_another_training_is_refused(tmp_path, monkeypatch, change, message):
     monkeypatch.setattr(Checkpoint, "is_due", ALWAYS)
     path = tmp_path / "training.ckpt"
-    train_until(2, tiny_classifier(), path, SETTINGS, (IMAGES, LABELS))
-    model = make()
-    model(IMAGES)
-    with pytest.raises(InputError, match=message):
-        finetune(model, (IMAGES, LABELS), settings, checkpoint=path)
+    train_until(2, original(), path, SETTINGS, (IMAGES, LABELS))
+    same = {"model": original(), "settings": SETTINGS}
+    with pytest.raises(InputError, match=rf"training\.ckpt is of another training, .*{message}"):
+        finetune(data=(IMAGES, LABELS), checkpoint=path, **{**same, **change})
     assert path.exists()
+
+
+def test_in_a_folder_another_training_begins_anew_and_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(Checkpoint, "is_due", ALWAYS)
+    train_until(2, tiny_classifier(), tmp_path, SETTINGS, (IMAGES, LABELS))
+    (kept,) = tmp_path.iterdir()
+    content = kept.read_bytes()
+    settings = replace(SETTINGS, seed=3)
+    model = tiny_classifier()
+    losses = finetune(model, (IMAGES, LABELS), settings, checkpoint=tmp_path)
+    assert losses == finetune(tiny_classifier(), (IMAGES, LABELS), settings)
+    (record,) = caplog.records
+    assert f"of another plan or other settings, which are left ({kept.name})" in record.message
+    assert kept.read_bytes() == content
+    caplog.clear()
+    finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS, checkpoint=tmp_path)
+    assert not caplog.records
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut off"])

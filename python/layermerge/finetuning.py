@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.data import DataLoader
 
 from layermerge.checkpoints import Checkpoint
@@ -22,6 +23,8 @@ from layermerge.training_log import logging_to
 from layermerge.weights import fingerprint_weights
 
 __all__ = ["Batch", "Data", "FinetuneSettings", "finetune", "score_classification"]
+
+_log = logging.getLogger(__name__)
 
 Data = Batch | Iterable[Batch]
 """Images and labels as two tensors, or batches of them (iterated anew for each epoch)."""
@@ -86,7 +89,7 @@ def finetune(
     """
     loader = _loader(data, settings.batch_size)
     steps = _num_steps(loader, settings, accelerator)
-    keep = _checkpoint(checkpoint, model, settings, steps)
+    keep = _checkpoint(checkpoint, model, teacher, settings, steps)
     training = Training(model, settings, steps, teacher, accelerator)
     is_main = accelerator is None or accelerator.is_main_process
     state = keep.read()
@@ -193,13 +196,37 @@ def _check_pair(images: Tensor, labels: Tensor) -> None:
 
 
 def _checkpoint(
-    place: str | Path | None, model: nn.Module, settings: FinetuneSettings, steps: int
+    place: str | Path | None,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    settings: FinetuneSettings,
+    steps: int,
 ) -> Checkpoint:
     """The checkpoint at a path, in a folder, or nowhere: only then are no weights hashed."""
     if place is None:
-        return Checkpoint(None, "")
-    identity = json.dumps([settings.fingerprint, steps, fingerprint_weights(model)])
+        return Checkpoint(None, {})
+    identity = {
+        **json.loads(settings.fingerprint),
+        "steps": steps,
+        "plan or weights of the network": f"{fingerprint_weights(model)} {_code_hash(model)}",
+        "weights of the teacher": None if teacher is None else fingerprint_weights(teacher),
+    }
     path = Path(place)
     if path.is_dir():
-        path /= f"finetune-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.ckpt"
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        others = [other.name for other in path.glob("finetune-*.ckpt")]
+        path /= f"finetune-{digest}.ckpt"
+        if others and path.name not in others:
+            _log.warning(
+                "%s holds unfinished fine-tunes of another plan or other settings, which are left "
+                "(%s): this one begins anew",
+                path.parent,
+                ", ".join(others),
+            )
     return Checkpoint(path, identity)
+
+
+def _code_hash(model: nn.Module) -> str:
+    """What tells rewritten networks apart that differ in no weight, but in an activation."""
+    code = model.code if isinstance(model, fx.GraphModule) else ""
+    return hashlib.sha256(code.encode()).hexdigest()[:16]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from layermerge.datasets import Dataset
+from layermerge.errors import InputError
 from layermerge.finetuning import Batch, FinetuneSettings, finetune, score_classification
 from layermerge.importance.estimators import ScoreFunction, TrainFunction
 from layermerge.seeding import seeded
+from layermerge.source_files import brief
+from layermerge.training import device_of
 from layermerge.training_log import tensorboard_writer
 
 CALIBRATION_BATCHES = 4
@@ -81,6 +85,8 @@ def classification(
     """
     if tensorboard:
         tensorboard_writer()  # what is not installed is missed now, not after hours
+    calibration = _calibration(dataset, probe.seed)
+    _check_classes(model, dataset, calibration)
     return Recipe(
         partial(score_classification, batches=dataset.validation),
         partial(_train, dataset, probe),
@@ -91,7 +97,7 @@ def classification(
         json.dumps({"dataset": dataset.name, "probe": probe.fingerprint}),
         json.dumps({"dataset": dataset.name, "final": final.fingerprint}),
         "accuracy",
-        _calibration(dataset, probe.seed),
+        calibration,
     )
 
 
@@ -123,3 +129,32 @@ def _calibration(dataset: Dataset, seed: int) -> tuple[Batch, ...]:
     """The first batches of training data, as the seed draws them."""
     with seeded(seed):
         return tuple(islice(dataset.train, CALIBRATION_BATCHES))
+
+
+def _check_classes(model: nn.Module, dataset: Dataset, batches: Sequence[Batch]) -> None:
+    """Refuse a model that does not tell the classes of the data apart."""
+    if not batches:
+        raise InputError(f"the training part of {dataset.name} holds no batch to train on")
+    images, labels = batches[0]
+    shape = "x".join(map(str, images.shape[1:]))
+    try:
+        with torch.no_grad():
+            output = model(images[:1].to(device_of(model)))
+    except Exception as error:  # of the model's own code
+        raise InputError(
+            f"the model does not run on the images of {dataset.name}, of shape {shape}: "
+            f"{brief(error)}"
+        ) from error
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if found != (1, dataset.num_classes):
+        raise InputError(
+            f"{dataset.name} has {dataset.num_classes} classes, and the model computes {found} for "
+            f"one image: expected {(1, dataset.num_classes)}. Give a model of these classes, such "
+            "as by a function that makes timm.create_model(NAME, num_classes="
+            f"{dataset.num_classes}), with its weights"
+        )
+    if not 0 <= int(labels.min()) <= int(labels.max()) < dataset.num_classes:
+        raise InputError(
+            f"{dataset.name} has labels {int(labels.min())}..{int(labels.max())}: expected class "
+            f"indices 0..{dataset.num_classes - 1}"
+        )
