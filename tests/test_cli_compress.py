@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import sys
 
 import pytest
 
@@ -155,7 +157,7 @@ def test_the_input_whose_latency_counts_can_be_another(capsys, file, tmp_path):
         (["--input=1x3x8x8"], "--input SHAPE gives one image"),
         (["--breaks=9"], "breaks names position 9; positions are 0..3"),
         (["--out={file}"], "cannot be made a folder"),
-        (["--weights={file}"], "cannot be loaded into Sequential"),
+        (["--weights={file}"], "cannot be read: "),
     ],
 )
 def test_bad_input_exits_with_2_and_one_paragraph(capsys, file, tmp_path, arguments, message):
@@ -220,6 +222,23 @@ def test_a_dry_run_counts_and_does_nothing(file, tmp_path, capsys):
 
 def test_quiet_announces_nothing(file, out, caplog):
     assert compress(file, out, "--speedup=1.05", "--quiet") == 0
-    assert not caplog.records
+    assert all(record.levelno >= logging.WARNING for record in caplog.records)
     assert compress(file, out, "--speedup=1.05") == 0
     assert "trace:" in caplog.text
+
+
+def test_the_final_fine_tune_compares_features_and_leaves_its_log(capsys, file, out):
+    _, found = compress_json(capsys, file, out, "--speedup=1.05", "--feature-distillation=2")
+    assert '"feature_distillation": 2.0' in json.loads(found["provenance"]["finetuner"])["final"]
+    rows = (out / "finetune.csv").read_text().splitlines()
+    assert rows[0] == "step,loss,learning_rate,seconds"
+    assert [row.split(",")[0] for row in rows[1:]] == ["1", "2"]  # one batch, two epochs
+
+
+def test_tensorboard_that_is_missing_is_told_before_anything_is_done(
+    capsys, file, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert compress(file, tmp_path, "--speedup=1.05", "--tensorboard") == 1
+    assert "pip install 'layermerge[tensorboard]'" in capsys.readouterr().err
+    assert not (tmp_path / "study.db").exists()

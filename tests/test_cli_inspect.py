@@ -268,7 +268,7 @@ def test_a_file_and_its_weights_are_inspected(capsys, tmp_path):
         ),
         (["networks:tiny_classifer"], "did you mean tiny_classifier"),
         (["resnet18"], "is not of the form timm:NAME"),
-        ([MODEL, "--weights", "none.pt"], "none.pt cannot be loaded into Sequential"),
+        ([MODEL, "--weights", "none.pt"], "none.pt cannot be read: FileNotFoundError"),
         ([MODEL, "--pretrained"], "--pretrained is for timm:"),
         ([MODEL, *INPUT, "--breaks", "2,9"], "breaks names position 9; positions are 0..3"),
         ([MODEL, *INPUT, "--breaks", "-1"], "breaks names position -1; positions are 0..3"),

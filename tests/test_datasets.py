@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import logging
+import pickle
+import shutil
 import sys
 
 import pytest
@@ -153,17 +156,27 @@ def test_an_image_folder_needs_torchvision(tmp_path, monkeypatch):
         load_image_folder(tmp_path)
 
 
-def test_an_image_folder_is_a_dataset(tmp_path):
-    pytest.importorskip("timm")
+def write_images(folder, counts):
+    """Grey images, the first class dark and the second light, so many in each part."""
     from PIL import Image
 
-    for part, count in (("train", 5), ("val", 4)):
+    for part, count in counts.items():
         for shade, name in enumerate(("dark", "light")):
-            (tmp_path / part / name).mkdir(parents=True)
+            (folder / part / name).mkdir(parents=True)
             for place in range(count):
                 image = Image.new("RGB", (40 + place, 48), (200 * shade,) * 3)
-                image.save(tmp_path / part / name / f"{place}.png")
-    dataset = load_image_folder(tmp_path, size=32, batch_size=4, workers=0)
+                image.save(folder / part / name / f"{place}.png")
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    pytest.importorskip("timm", reason="timm is not installed")
+    write_images(tmp_path, {"train": 5, "val": 4})
+    return tmp_path
+
+
+def test_an_image_folder_is_a_dataset(image_folder):
+    dataset = load_image_folder(image_folder, size=32, batch_size=4, workers=0)
     assert isinstance(dataset, Dataset)
     assert dataset.num_classes == 2
     assert [images.shape for images, _ in dataset.train] == [(4, 3, 32, 32)] * 2
@@ -171,6 +184,90 @@ def test_an_image_folder_is_a_dataset(tmp_path):
         images, labels = whole(batches)
         assert labels.tolist() == [0, 0, 1, 1]
         assert images[labels == 1].min() > images[labels == 0].max()
+
+
+def test_fewer_images_than_a_batch_are_one_batch(image_folder):
+    dataset = load_image_folder(image_folder, size=32, batch_size=64, workers=0)
+    assert [len(labels) for _, labels in dataset.train] == [10]
+    assert len(dataset.train) == 1
+
+
+def damage(path):
+    """Cut an image off in the middle."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_images_are_named_counted_once_and_left_out(
+    image_folder, workers, capfd, monkeypatch
+):
+    """Also by workers, which log as the process that started them does."""
+    monkeypatch.setattr(logging.getLogger("layermerge"), "handlers", [logging.StreamHandler()])
+    damage(image_folder / "val" / "light" / "1.png")
+    (image_folder / "val" / "dark" / "3.png").write_text("no image")
+    dataset = load_image_folder(image_folder, size=32, batch_size=2, workers=workers)
+    for _ in range(2):
+        images, labels = whole(dataset.test)
+        assert labels.tolist() == [0, 1]
+        assert images[labels == 1].min() > images[labels == 0].max()
+    said = capfd.readouterr().err
+    for name, kind in (("light/1.png", "OSError"), ("dark/3.png", "UnidentifiedImageError")):
+        line = f"{image_folder}/val/{name} cannot be read and is left out ({kind}"
+        assert said.count(line) == 1
+    assert "1 of 8 images so far" in said
+    assert "2 of 8 images so far" in said
+    assert "Traceback" not in said
+    assert whole(dataset.validation)[1].tolist() == [0, 0, 1, 1]
+
+
+def test_a_batch_of_damaged_images_is_left_out(image_folder):
+    for place in (1, 3):
+        damage(image_folder / "val" / "dark" / f"{place}.png")
+    dataset = load_image_folder(image_folder, size=32, batch_size=2, workers=0)
+    assert [labels.tolist() for _, labels in dataset.test] == [[1, 1]]
+
+
+def test_a_folder_without_classes_is_told_what_it_holds(tmp_path):
+    pytest.importorskip("timm", reason="timm is not installed")
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+    with pytest.raises(InputError, match=r"train is no folder of classes .*it holds nothing\. Exp"):
+        load_image_folder(tmp_path)
+    (tmp_path / "train" / "a.png").touch()
+    with pytest.raises(InputError, match=r"it holds a\.png\. Expected .*/train/CLASS/\*\.jpg"):
+        load_image_folder(tmp_path)
+
+
+def test_a_class_without_images_is_named(image_folder):
+    (image_folder / "train" / "nothing").mkdir()
+    with pytest.raises(InputError, match=r"no valid file for the classes nothing.*at least one"):
+        load_image_folder(image_folder)
+
+
+@pytest.mark.parametrize(("has", "lacks"), [("train", "val"), ("val", "train")])
+def test_a_class_of_one_part_only_is_named(image_folder, has, lacks):
+    (image_folder / has / "dark").rename(image_folder / has / "dusk")
+    with pytest.raises(InputError, match=rf"has the class 'dark' in {lacks} and not in {has}: ex"):
+        load_image_folder(image_folder)
+
+
+def test_one_held_out_image_is_too_few(image_folder):
+    for name in ("dark", "light"):
+        for place in range(4):
+            (image_folder / "val" / name / f"{place}.png").unlink()
+    write = image_folder / "val" / "dark" / "0.png"
+    write.write_bytes((image_folder / "train" / "dark" / "0.png").read_bytes())
+    for part in ("train", "val"):
+        shutil.rmtree(image_folder / part / "light")
+    with pytest.raises(InputError, match=r"val holds 1 image: expected at least two"):
+        load_image_folder(image_folder)
+
+
+def test_an_image_folder_can_be_sent_to_another_process(image_folder):
+    dataset = load_image_folder(image_folder, size=32, batch_size=4, workers=0)
+    sent = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(whole(sent.test)[0], whole(dataset.test)[0])
 
 
 def shades(count):

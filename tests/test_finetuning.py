@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import math
 import os
 import re
@@ -13,9 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from killing import ALWAYS, train_until
+from layermerge import SearchSpace, rewrite, trace
 from layermerge.checkpoints import Checkpoint
 from layermerge.errors import InputError, TrainingError
 from layermerge.finetuning import FinetuneSettings, _loader, finetune, score_classification
+from layermerge.plan import original_plan, replace_segment
 from layermerge.seeding import seeded
 from layermerge.training import Training, mixed
 from layermerge.weights import load_state
@@ -238,28 +240,6 @@ def test_nothing_to_score_on_is_an_error():
         score_classification(tiny_classifier(), iter([]))
 
 
-class KilledError(Exception):
-    pass
-
-
-ALWAYS = property(lambda checkpoint: checkpoint.path is not None)
-
-
-def train_until(step, model, checkpoint, settings, data):
-    """Train, and stop after a step as if the process had been killed, its state on disk."""
-
-    def count(module, inputs):
-        if module.training:
-            calls.append(1)
-            if len(calls) > step:
-                raise KilledError
-
-    calls = []
-    model.register_forward_pre_hook(count)
-    with pytest.raises(KilledError):
-        finetune(model, data, settings, checkpoint=checkpoint)
-
-
 FULL_SETTINGS = replace(SETTINGS, mixup=0.2, ema=0.9, clip_norm=1.0)
 
 
@@ -281,22 +261,65 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, st
     assert not path.exists()
 
 
+def rewritten(keeps_all):
+    """A network without an activation: the segment keeps all of its convolutions, or some."""
+    model = tiny_classifier()
+    network = trace(model, IMAGES[:1])
+    candidate = next(
+        c
+        for c in SearchSpace().enumerate(network).candidates
+        if c.end - c.start > 1 and c.kept and (len(c.kept) == c.end - c.start) == keeps_all
+    )
+    return rewrite(model, replace_segment(network, candidate))
+
+
+def original(seed=0):
+    model = tiny_classifier(seed)
+    return rewrite(model, original_plan(trace(model, IMAGES[:1])))
+
+
 @pytest.mark.parametrize(
-    ("make", "settings", "message"),
+    ("change", "message"),
     [
-        (lambda: tiny_classifier(), replace(SETTINGS, seed=3), "of another training"),
-        (lambda: tiny_classifier(seed=1), SETTINGS, "of another training"),
+        ({"settings": replace(SETTINGS, seed=3)}, r"differs in seed \(0 there, 3 here\): name"),
+        (
+            {"settings": replace(SETTINGS, epochs=2, learning_rate=0.1)},
+            r"epochs \(4 there, 2 here\), learning_rate \(0.01 there, 0.1 here\), steps \(32 there",
+        ),
+        ({"model": original(seed=1)}, r"differs in plan or weights of the network \(\w+ \w+ th"),
+        ({"model": rewritten(keeps_all=False)}, r"differs in plan or weights of the network"),
+        # All weights are the same, and one activation is gone.
+        ({"model": rewritten(keeps_all=True)}, r"differs in plan or weights of the network"),
+        ({"teacher": tiny_classifier(seed=2)}, r"differs in weights of the teacher \(None there"),
     ],
+    ids=["seed", "settings", "weights", "kept layers", "activation", "teacher"],
 )
-def test_the_state_of_another_training_is_refused(tmp_path, monkeypatch, make, settings, message):
+def test_the_state_of_another_training_is_refused(tmp_path, monkeypatch, change, message):
     monkeypatch.setattr(Checkpoint, "is_due", ALWAYS)
     path = tmp_path / "training.ckpt"
-    train_until(2, tiny_classifier(), path, SETTINGS, (IMAGES, LABELS))
-    model = make()
-    model(IMAGES)
-    with pytest.raises(InputError, match=message):
-        finetune(model, (IMAGES, LABELS), settings, checkpoint=path)
+    train_until(2, original(), path, SETTINGS, (IMAGES, LABELS))
+    same = {"model": original(), "settings": SETTINGS}
+    with pytest.raises(InputError, match=rf"training\.ckpt is of another training, .*{message}"):
+        finetune(data=(IMAGES, LABELS), checkpoint=path, **{**same, **change})
     assert path.exists()
+
+
+def test_in_a_folder_another_training_begins_anew_and_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(Checkpoint, "is_due", ALWAYS)
+    train_until(2, tiny_classifier(), tmp_path, SETTINGS, (IMAGES, LABELS))
+    (kept,) = tmp_path.iterdir()
+    content = kept.read_bytes()
+    settings = replace(SETTINGS, seed=3)
+    model = tiny_classifier()
+    losses = finetune(model, (IMAGES, LABELS), settings, checkpoint=tmp_path)
+    assert losses == finetune(tiny_classifier(), (IMAGES, LABELS), settings)
+    (record,) = caplog.records
+    assert f"of another plan or other settings, which are left ({kept.name})" in record.message
+    assert kept.read_bytes() == content
+    caplog.clear()
+    finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS, checkpoint=tmp_path)
+    assert not caplog.records
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut off"])
@@ -388,21 +411,6 @@ def test_bfloat16_arithmetic_trains_weights_of_full_precision():
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert not are_equal(model.state_dict(), weights_after())
     assert score_classification(model, [striped_images(200, seed=1)]) > 0.85
-
-
-def test_each_step_is_logged(tmp_path):
-    path = tmp_path / "log.csv"
-    losses = finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS, log=path)
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == list(range(1, len(losses) + 1))
-    assert [float(row["loss"]) for row in rows] == pytest.approx(losses, rel=1e-5)
-    assert max(float(row["learning_rate"]) for row in rows) <= SETTINGS.learning_rate
-
-
-def test_a_log_where_none_can_be_written_says_so(tmp_path):
-    with pytest.raises(InputError, match="cannot be written"):
-        finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS, log=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -179,19 +179,49 @@ def test_weights_are_loaded(tmp_path, suffix):
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_weights_of_another_model_are_refused(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    safetensors.torch.save_file(nn.Conv2d(1, 1, 1).state_dict(), path)
-    message = message_of("networks:tiny_classifier", weights=path)
-    assert message.startswith(f"{path} cannot be loaded into Sequential: ")
-    assert "Missing key(s)" in message
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_of_another_model_are_refused_with_what_differs(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    state = tiny_classifier().state_dict()
+    last = list(state)[-1]
+    shape = tuple(state[last].shape)
+    state |= {"head.weight": torch.zeros(1), last: torch.zeros(5)}
+    del state["0.weight"]
+    (torch.save if suffix == ".pt" else safetensors.torch.save_file)(state, path)
+    assert message_of("networks:tiny_classifier", weights=path) == (
+        f"{path} is of another network: it lacks 0.weight; has unexpected head.weight; "
+        f"has {last} (5,) instead of {shape}"
+    )
 
 
 def test_weights_that_would_run_code_are_refused(tmp_path):
     path = tmp_path / "weights.pt"
     torch.save(tiny_classifier(), path)
-    assert "cannot be loaded into Sequential" in message_of(
-        "networks:tiny_classifier", weights=path
+    message = message_of("networks:tiny_classifier", weights=path)
+    assert message.startswith(f"{path} cannot be read: UnpicklingError")
+    assert message.endswith("Expected a safetensors file, or a state dict saved by torch")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1], "holds a list. Expected a safetensors file, or a state dict saved by torch"),
+        ({}, "holds a dict of nothing. Expected"),
+        ({"epoch": 3}, "holds a dict of epoch. Expected"),
+    ],
+)
+def test_a_file_of_something_else_says_what_it_holds(tmp_path, content, message):
+    path = tmp_path / "weights.pt"
+    torch.save(content, path)
+    assert f"{path} {message}" in message_of("networks:tiny_classifier", weights=path)
+
+
+def test_a_state_dict_inside_a_checkpoint_is_pointed_at(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"epoch": 3, "ema": tiny_classifier().state_dict(), "optimizer": {}}, path)
+    assert message_of("networks:tiny_classifier", weights=path) == (
+        f"{path} holds a dict of epoch, ema, optimizer. Expected a safetensors file, or a state "
+        "dict saved by torch, such as what it holds as 'ema'"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import torch
 
 from layermerge.errors import InputError
 
-_VERSION = 1
+_VERSION = 2
 EVERY_SECONDS = 30.0
 """Between two states that are written."""
 
@@ -24,13 +25,13 @@ class Checkpoint:
     ----------
     path : path or None
         None keeps nothing.
-    identity : str
-        What is trained and how: a state of another training is refused.
+    identity : mapping
+        What is trained and how, by name: a state of another training is refused.
     """
 
-    def __init__(self, path: str | Path | None, identity: str) -> None:
+    def __init__(self, path: str | Path | None, identity: Mapping[str, object]) -> None:
         self.path = None if path is None else Path(path)
-        self.identity = identity
+        self.identity = json.dumps(identity, sort_keys=True)
         self._written = time.monotonic()
 
     @property
@@ -77,10 +78,19 @@ class Checkpoint:
             )
         if state["identity"] != self.identity:
             raise InputError(
-                f"{self.path} is of another training (other settings, another network or plan): "
-                "name another file, or delete it to start anew"
+                f"{self.path} is of another training, which differs in "
+                f"{self._difference(json.loads(state['identity']))}: name another file, or delete "
+                "it to start anew"
             )
         return state
+
+    def _difference(self, there: dict[str, object]) -> str:
+        here = json.loads(self.identity)
+        return ", ".join(
+            f"{name} ({there.get(name)} there, {here.get(name)} here)"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
+        )
 
     def remove(self) -> None:
         """Delete the file, once the training is complete."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layermerge.errors import InputError, MissingDependencyError
+from layermerge.image_files import ImageLoader, LabelledImages, Sample, image_folder
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -142,21 +145,39 @@ def load_image_folder(
                 f"{folder} has no folder {part!r}: expected {folder}/train/CLASS/*.jpg and "
                 f"{folder}/val/CLASS/*.jpg"
             )
-    try:
-        from torchvision import datasets
-    except ImportError as error:
-        raise MissingDependencyError("torchvision", "models") from error
+    if importlib.util.find_spec("torchvision") is None:
+        raise MissingDependencyError("torchvision", "models")
     augment, centre = _image_transforms(size)
-    train = datasets.ImageFolder(folder / "train", augment)
-    held_out = datasets.ImageFolder(folder / "val", centre)
-    halves = [torch.utils.data.Subset(held_out, range(i, len(held_out), 2)) for i in (0, 1)]
+    train, classes = image_folder(folder / "train", augment)
+    held_out, others = image_folder(folder / "val", centre)
+    _check_same_classes(folder, classes, others)
+    validation, test = _halves(held_out, f"{folder}/val")
     return Dataset(
         str(folder),
-        _loader(train, batch_size, workers, shuffle=True),
-        _loader(halves[0], batch_size, workers, shuffle=False),
-        _loader(halves[1], batch_size, workers, shuffle=False),
-        len(train.classes),
+        ImageLoader(train, batch_size, workers, shuffle=True),
+        ImageLoader(validation, batch_size, workers, shuffle=False),
+        ImageLoader(test, batch_size, workers, shuffle=False),
+        len(classes),
     )
+
+
+def _check_same_classes(folder: Path, classes: list[str], others: list[str]) -> None:
+    for name in sorted(set(classes).symmetric_difference(others)):
+        has, lacks = ("train", "val") if name in classes else ("val", "train")
+        raise InputError(
+            f"{folder} has the class {name!r} in {has} and not in {lacks}: expected the same "
+            "classes in both"
+        )
+
+
+def _halves(images: LabelledImages, name: str) -> list[torch.utils.data.Subset[Sample | None]]:
+    """Every second image, from the first and from the second on."""
+    if len(images) < 2:
+        raise InputError(
+            f"{name} holds {len(images)} image: expected at least two, for one half estimates "
+            "importance and the other is the test"
+        )
+    return [torch.utils.data.Subset(images, range(first, len(images), 2)) for first in (0, 1)]
 
 
 def load_hub_dataset(
@@ -186,35 +207,27 @@ def load_hub_dataset(
         )
     image, label = _hub_columns(path, splits["train"])
     augment, centre = _image_transforms(size)
-    train = _HubImages(splits["train"], image, label, augment)
-    halves = [
-        _HubImages(held_out.select(range(first, len(held_out), 2)), image, label, centre)
-        for first in (0, 1)
-    ]
+    train, held_out = (
+        LabelledImages(
+            list(rows[label]),
+            partial(_row_image, rows, image),
+            f"{path}, row {{}}".format,
+            transform,
+        )
+        for rows, transform in ((splits["train"], augment), (held_out, centre))
+    )
+    validation, test = _halves(held_out, path)
     return Dataset(
         path,
-        _loader(train, batch_size, workers, shuffle=True),
-        _loader(halves[0], batch_size, workers, shuffle=False),
-        _loader(halves[1], batch_size, workers, shuffle=False),
+        ImageLoader(train, batch_size, workers, shuffle=True),
+        ImageLoader(validation, batch_size, workers, shuffle=False),
+        ImageLoader(test, batch_size, workers, shuffle=False),
         splits["train"].features[label].num_classes,
     )
 
 
-@dataclass(frozen=True)
-class _HubImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Rows of a Hugging Face split as pairs of an image tensor and a class index."""
-
-    rows: Any
-    image: str
-    label: str
-    transform: Callable[[Any], Tensor]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        row = self.rows[index]
-        return self.transform(row[self.image].convert("RGB")), torch.tensor(row[self.label])
+def _row_image(rows: Any, column: str, index: int) -> Any:
+    return rows[index][column].convert("RGB")
 
 
 def _hub_splits(path: str) -> Any:
@@ -252,16 +265,4 @@ def _image_transforms(size: int) -> tuple[Callable[[Any], Tensor], Callable[[Any
     return (
         create_transform(size, is_training=True),
         create_transform(size, is_training=False, crop_pct=0.875),
-    )
-
-
-def _loader(
-    images: torch.utils.data.Dataset[tuple[Tensor, Tensor]],
-    batch_size: int,
-    workers: int,
-    *,
-    shuffle: bool,
-) -> Batches:
-    return torch.utils.data.DataLoader(
-        images, batch_size, shuffle=shuffle, num_workers=workers, drop_last=shuffle
     )

@@ -154,7 +154,7 @@ def run_demo(
         dataset,
         probe=replace(settings.probe, seed=seed),
         final=replace(settings.final, seed=seed),
-        checkpoints=folder,
+        folder=folder,
         progress=progress,
     )
     generator = torch.Generator().manual_seed(seed)

@@ -43,6 +43,12 @@ class FinetuneSettings:
         Part, 0..1, of the loss that comes from the teacher.
     temperature : float
         Softens the logits that are compared with the teacher's.
+    feature_distillation : float
+        Weight of the distance between the features of network and teacher, the squared error over
+        the square of the teacher's; 0 does without.
+    features : tuple of str
+        Modules, of the same names in both, whose outputs are those features; by default the one
+        that computes the last feature map.
     mixup : float
         Parameter α of the Beta(α, α) distribution by which images and labels of a batch are mixed
         in pairs (Zhang et al., 2018, arXiv:1710.09412); 0 mixes none.
@@ -65,6 +71,8 @@ class FinetuneSettings:
     label_smoothing: float = 0.0
     distillation: float = 0.5
     temperature: float = 2.0
+    feature_distillation: float = 0.0
+    features: tuple[str, ...] = ()
     mixup: float = 0.0
     clip_norm: float | None = None
     ema: float | None = None
@@ -78,8 +86,8 @@ class FinetuneSettings:
         _check("optimizer", self.optimizer, self.optimizer in ("adamw", "sgd"), "adamw or sgd")
         for name in ("learning_rate", "temperature"):
             _check(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "greater than 0")
-        _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
-        _check("mixup", self.mixup, 0 <= self.mixup < math.inf, "at least 0")
+        for name in ("weight_decay", "mixup", "feature_distillation"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "at least 0")
         clip, ema = self.clip_norm, self.ema
         _check("clip_norm", clip, clip is None or 0 < clip < math.inf, "greater than 0")
         _check("ema", ema, ema is None or 0 < ema < 1, "between 0 and 1, without them")
@@ -89,8 +97,11 @@ class FinetuneSettings:
 
     @property
     def fingerprint(self) -> str:
-        """The settings as text, to name an importance estimator by."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """The settings that have an effect, as text, to name an importance estimator by."""
+        settings = asdict(self)
+        if not self.feature_distillation:
+            del settings["feature_distillation"], settings["features"]
+        return json.dumps(settings, sort_keys=True)
 
 
 DEFAULT_SETTINGS = FinetuneSettings()

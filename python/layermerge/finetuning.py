@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+import logging
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.data import DataLoader
 
 from layermerge.checkpoints import Checkpoint
@@ -21,9 +19,12 @@ from layermerge.finetune_settings import DEFAULT_SETTINGS, FinetuneSettings
 from layermerge.progress import progress_bar
 from layermerge.seeding import seeded
 from layermerge.training import Batch, Training, device_of
+from layermerge.training_log import logging_to
 from layermerge.weights import fingerprint_weights
 
 __all__ = ["Batch", "Data", "FinetuneSettings", "finetune", "score_classification"]
+
+_log = logging.getLogger(__name__)
 
 Data = Batch | Iterable[Batch]
 """Images and labels as two tensors, or batches of them (iterated anew for each epoch)."""
@@ -37,6 +38,7 @@ def finetune(
     teacher: nn.Module | None = None,
     checkpoint: str | Path | None = None,
     log: str | Path | None = None,
+    tensorboard: str | Path | None = None,
     accelerator: Any = None,
     description: str = "Fine-tuning",
     progress: bool = True,
@@ -54,13 +56,17 @@ def finetune(
     settings : FinetuneSettings
     teacher : torch.nn.Module, optional
         The loss becomes (1 - a) CE + a T² KL(teacher ‖ model), with the logits divided by the
-        temperature T (Hinton et al., 2015, arXiv:1503.02531) and a the distillation weight.
+        temperature T (Hinton et al., 2015, arXiv:1503.02531) and a the distillation weight. To it
+        comes f ‖φ − φ_teacher‖² / ‖φ_teacher‖², f the `feature_distillation` and φ the features.
     checkpoint : path, optional
         Where the state of the training is kept every half minute, so that the same call goes on
         from there after a crash, with the same result; deleted at the end. In a folder, a file is
         named by what is trained.
     log : path, optional
-        A CSV file to add a row to for each step: step, loss, learning_rate, seconds.
+        A CSV file, written anew, with a row for each step: step, loss, learning_rate, seconds. A
+        training that goes on from a checkpoint goes on in its log, without gaps or repetitions.
+    tensorboard : path, optional
+        A folder for the same as events of TensorBoard, which must be installed.
     accelerator : accelerate.Accelerator, optional
         Trains on all its processes: a `torch.utils.data.DataLoader` is divided among them, other
         data batch by batch.
@@ -83,21 +89,22 @@ def finetune(
     """
     loader = _loader(data, settings.batch_size)
     steps = _num_steps(loader, settings, accelerator)
-    keep = _checkpoint(checkpoint, model, settings, steps)
+    keep = _checkpoint(checkpoint, model, teacher, settings, steps)
     training = Training(model, settings, steps, teacher, accelerator)
     is_main = accelerator is None or accelerator.is_main_process
+    state = keep.read()
+    if state is not None:
+        training.restore(state, keep.path)
+    files = (log, tensorboard) if is_main else (None, None)
     try:
         with (
             seeded(settings.seed),
             progress_bar(description, steps, enabled=progress and is_main) as show,
-            _log_to(log if is_main else None) as record,
+            logging_to(*files, training.history) as record,
         ):
-            state = keep.read()
-            if state is not None:
-                training.restore(state, keep.path)
             for _ in training.run(loader):
-                show(len(training.losses))
-                record(len(training.losses), training.losses[-1], training.learning_rate)
+                show(len(training.history))
+                record(training.history[-1])
                 if is_main and keep.is_due:
                     keep.write(training.state())
         training.finish()
@@ -105,7 +112,7 @@ def finetune(
         model.eval()
     if is_main:
         keep.remove()
-    return tuple(training.losses)
+    return tuple(step.loss for step in training.history)
 
 
 def score_classification(model: nn.Module, batches: Iterable[Batch]) -> float:
@@ -189,38 +196,37 @@ def _check_pair(images: Tensor, labels: Tensor) -> None:
 
 
 def _checkpoint(
-    place: str | Path | None, model: nn.Module, settings: FinetuneSettings, steps: int
+    place: str | Path | None,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    settings: FinetuneSettings,
+    steps: int,
 ) -> Checkpoint:
     """The checkpoint at a path, in a folder, or nowhere: only then are no weights hashed."""
     if place is None:
-        return Checkpoint(None, "")
-    identity = json.dumps([settings.fingerprint, steps, fingerprint_weights(model)])
+        return Checkpoint(None, {})
+    identity = {
+        **json.loads(settings.fingerprint),
+        "steps": steps,
+        "plan or weights of the network": f"{fingerprint_weights(model)} {_code_hash(model)}",
+        "weights of the teacher": None if teacher is None else fingerprint_weights(teacher),
+    }
     path = Path(place)
     if path.is_dir():
-        path /= f"finetune-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.ckpt"
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        others = [other.name for other in path.glob("finetune-*.ckpt")]
+        path /= f"finetune-{digest}.ckpt"
+        if others and path.name not in others:
+            _log.warning(
+                "%s holds unfinished fine-tunes of another plan or other settings, which are left "
+                "(%s): this one begins anew",
+                path.parent,
+                ", ".join(others),
+            )
     return Checkpoint(path, identity)
 
 
-@contextmanager
-def _log_to(path: str | Path | None) -> Iterator[Callable[[int, float, float], None]]:
-    """Add rows to a CSV file, or to none."""
-    if path is None:
-        yield lambda step, loss, learning_rate: None
-        return
-    began = time.monotonic()
-    try:
-        with Path(path).open("a", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            if not file.tell():
-                rows.writerow(["step", "loss", "learning_rate", "seconds"])
-
-            def record(step: int, loss: float, learning_rate: float) -> None:
-                seconds = time.monotonic() - began
-                rows.writerow([step, f"{loss:.6g}", f"{learning_rate:.6g}", f"{seconds:.2f}"])
-                file.flush()
-
-            yield record
-    except OSError as error:
-        raise InputError(
-            f"log {path} cannot be written: {error.strerror}. Name a file that you may write to"
-        ) from error
+def _code_hash(model: nn.Module) -> str:
+    """What tells rewritten networks apart that differ in no weight, but in an activation."""
+    code = model.code if isinstance(model, fx.GraphModule) else ""
+    return hashlib.sha256(code.encode()).hexdigest()[:16]

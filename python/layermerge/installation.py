@@ -32,6 +32,7 @@ ENABLES: Mapping[str, str] = {
     "hub": "data sets of the Hugging Face hub",
     "ray": "importance on a cluster",
     "accelerate": "fine-tuning on several GPUs",
+    "tensorboard": "logs of fine-tuning for TensorBoard",
     "peers": "comparison of the solver with others",
     "completion": "layermerge completion: the shell completes subcommands and options",
 }

@@ -5,19 +5,20 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.graph import ExampleInputs
 from layermerge.model_checks import check_unwrapped
 from layermerge.source_files import brief, load_file
+from layermerge.weights import load_state
 from layermerge.weights_files import check_finite_weights, read_weights
 
 FORMS = (
@@ -193,17 +194,32 @@ def _suggestion(name: str, known: list[str]) -> str:
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
+    load_state(model, _read_state(path), path)
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_weights(path)[0]
+    expected = "Expected a safetensors file, or a state dict saved by torch"
     try:
-        if path.suffix == ".safetensors":
-            state, _ = read_weights(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            check_finite_weights(state, path)
-        model.load_state_dict(state)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{path} cannot be loaded into {type(model).__name__}: {brief(error)}. Expected a "
-            "safetensors file or a state dict of this very model"
-        ) from error
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # also that of whatever the file pretends to be
+        raise InputError(f"{path} cannot be read: {brief(error)}. {expected}") from error
+    if _is_state(state):
+        check_finite_weights(state, path)
+        return state
+    found = f"a {type(state).__name__}"
+    if isinstance(state, Mapping):
+        found += f" of {', '.join(map(str, list(state)[:5])) or 'nothing'}"
+        inside = [str(key) for key, value in state.items() if _is_state(value)]
+        if inside:
+            expected += f", such as what it holds as {' or '.join(map(repr, inside))}"
+    raise InputError(f"{path} holds {found}. {expected}")
+
+
+def _is_state(value: object) -> TypeGuard[Mapping[str, Tensor]]:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+    )

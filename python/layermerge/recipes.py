@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from layermerge.datasets import Dataset
+from layermerge.errors import InputError
 from layermerge.finetuning import Batch, FinetuneSettings, finetune, score_classification
 from layermerge.importance.estimators import ScoreFunction, TrainFunction
 from layermerge.seeding import seeded
+from layermerge.source_files import brief
+from layermerge.training import device_of
+from layermerge.training_log import tensorboard_writer
 
 CALIBRATION_BATCHES = 4
+LOG_FILE = "finetune.csv"
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,8 @@ def classification(
     *,
     probe: FinetuneSettings,
     final: FinetuneSettings,
-    checkpoints: Path | None = None,
+    folder: Path | None = None,
+    tensorboard: bool = False,
     progress: bool = True,
 ) -> Recipe:
     """Make the recipe for a classifier.
@@ -66,20 +75,29 @@ def classification(
         The short fine-tune for importance, on labels alone as in the paper.
     final : FinetuneSettings
         The fine-tune of the chosen network.
-    checkpoints : path, optional
-        A folder where the state of the latter is kept, so that it goes on after a crash.
+    folder : path, optional
+        Where the state of the latter is kept, so that it goes on after a crash, and its log,
+        ``finetune.csv``.
+    tensorboard : bool
+        Log it for TensorBoard, too, in ``folder/tensorboard``.
     progress : bool
         Show a progress bar for it.
     """
+    if tensorboard:
+        tensorboard_writer()  # what is not installed is missed now, not after hours
+    calibration = _calibration(dataset, probe.seed)
+    _check_classes(model, dataset, calibration)
     return Recipe(
         partial(score_classification, batches=dataset.validation),
         partial(_train, dataset, probe),
-        partial(_finetune, dataset, final, model, checkpoints, progress),
+        partial(
+            _finetune, dataset, final, model, _files(folder, tensorboard=tensorboard), progress
+        ),
         partial(score_classification, batches=dataset.test),
         json.dumps({"dataset": dataset.name, "probe": probe.fingerprint}),
         json.dumps({"dataset": dataset.name, "final": final.fingerprint}),
         "accuracy",
-        _calibration(dataset, probe.seed),
+        calibration,
     )
 
 
@@ -92,21 +110,51 @@ def _finetune(
     dataset: Dataset,
     settings: FinetuneSettings,
     teacher: nn.Module,
-    checkpoints: Path | None,
+    files: Mapping[str, Any],
     progress: bool,
     rewritten: nn.Module,
 ) -> None:
-    finetune(
-        rewritten,
-        dataset.train,
-        settings,
-        teacher=teacher,
-        checkpoint=checkpoints,
-        progress=progress,
-    )
+    finetune(rewritten, dataset.train, settings, teacher=teacher, progress=progress, **files)
+
+
+def _files(folder: Path | None, *, tensorboard: bool) -> dict[str, Path]:
+    """What the final fine-tune leaves in a folder, by the arguments of `finetune`."""
+    if folder is None:
+        return {}
+    files = {"checkpoint": folder, "log": folder / LOG_FILE}
+    return {**files, "tensorboard": folder / "tensorboard"} if tensorboard else files
 
 
 def _calibration(dataset: Dataset, seed: int) -> tuple[Batch, ...]:
     """The first batches of training data, as the seed draws them."""
     with seeded(seed):
         return tuple(islice(dataset.train, CALIBRATION_BATCHES))
+
+
+def _check_classes(model: nn.Module, dataset: Dataset, batches: Sequence[Batch]) -> None:
+    """Refuse a model that does not tell the classes of the data apart."""
+    if not batches:
+        raise InputError(f"the training part of {dataset.name} holds no batch to train on")
+    images, labels = batches[0]
+    shape = "x".join(map(str, images.shape[1:]))
+    try:
+        with torch.no_grad():
+            output = model(images[:1].to(device_of(model)))
+    except Exception as error:  # of the model's own code
+        raise InputError(
+            f"the model does not run on the images of {dataset.name}, of shape {shape}: "
+            f"{brief(error)}"
+        ) from error
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if found != (1, dataset.num_classes):
+        raise InputError(
+            f"{dataset.name} has {dataset.num_classes} classes, and the model computes {found} for "
+            f"one image: expected {(1, dataset.num_classes)}. Give a model of these classes, such "
+            "as by a function that makes timm.create_model(NAME, num_classes="
+            f"{dataset.num_classes}), with its weights"
+        )
+    if not 0 <= int(labels.min()) <= int(labels.max()) < dataset.num_classes:
+        raise InputError(
+            f"{dataset.name} has labels {int(labels.min())}..{int(labels.max())}: expected class "
+            f"indices 0..{dataset.num_classes - 1}"
+        )

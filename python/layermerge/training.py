@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -16,8 +19,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from layermerge.errors import InputError, TrainingError
+from layermerge.feature_distillation import FeatureDistance, Features
 from layermerge.finetune_settings import DTYPES, FinetuneSettings
 from layermerge.seeding import random_state, restore_random_state
+from layermerge.training_log import Step
 from layermerge.weights import load_state
 
 Batch = tuple[Tensor, Tensor]
@@ -48,7 +53,7 @@ class Training:
         self.settings = settings
         self.steps = steps
         self.accelerator = accelerator
-        self.losses: list[float] = []
+        self.history: list[Step] = []
         self.module = model
         optimizer, self.schedule = _optimizer(model, settings, steps)
         if accelerator is None:
@@ -58,19 +63,21 @@ class Training:
         self.device = device_of(model)
         if teacher is not None and device_of(teacher) != self.device:
             teacher = deepcopy(teacher).to(self.device)
+        if teacher is None and settings.feature_distillation:
+            raise InputError(
+                f"feature_distillation is {settings.feature_distillation}, which needs a teacher: "
+                "give one, or set it to 0"
+            )
         self.teacher = teacher
+        self._distance: FeatureDistance | None = None
         self.average = self._averaged()
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=settings.precision == "fp16" and self.device.type == "cuda"
         )
+        self._began = time.monotonic()
         self._epoch_began: dict[str, Any] = {}
         self._batches_done = 0
         self._resumed: dict[str, Any] | None = None
-
-    @property
-    def learning_rate(self) -> float:
-        """That of the next step."""
-        return float(self.schedule.get_last_lr()[0])
 
     def run(self, loader: Iterable[Batch]) -> Iterator[None]:
         """Take the steps that are left, epoch after epoch; yields after each."""
@@ -78,7 +85,7 @@ class Training:
         is_divided = self.accelerator is not None and isinstance(loader, DataLoader)
         if is_divided:
             loader = self.accelerator.prepare(loader)
-        while len(self.losses) < self.steps:
+        while len(self.history) < self.steps:
             self._begin_epoch()
             skipped = self._batches_done
             is_empty = True
@@ -92,7 +99,7 @@ class Training:
                 self._step(images.to(self.device), labels.to(self.device))
                 self._batches_done = place + 1
                 yield
-                if len(self.losses) == self.steps:
+                if len(self.history) == self.steps:
                     return
             if is_empty:
                 raise InputError(
@@ -114,7 +121,7 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "losses": self.losses,
+            "history": [astuple(step) for step in self.history],
             "epoch_began": self._epoch_began,
             "batches_done": self._batches_done,
             "random": random_state(),
@@ -128,7 +135,8 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.losses = list(state["losses"])
+        self.history = [Step(*values) for values in state["history"]]
+        self._began = time.monotonic() - (self.history[-1].seconds if self.history else 0.0)
         self._batches_done = state["batches_done"]
         self._resumed = dict(state)
 
@@ -156,7 +164,7 @@ class Training:
             enabled=DTYPES[settings.precision] is not None,
         ):
             loss = self._loss(images, labels)
-        self.losses.append(self._checked(loss))
+        value = self._checked(loss)
         self.optimizer.zero_grad()
         scaled = self.scaler.scale(loss)
         if self.accelerator is None:
@@ -168,6 +176,7 @@ class Training:
             nn.utils.clip_grad_norm_(self.module.parameters(), settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self._remember(value)
         self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.module)
@@ -177,17 +186,17 @@ class Training:
         share, others = 1.0, labels
         if settings.mixup:
             share, images, others = mixed(images, labels, settings.mixup)
-        logits = self.model(images)
+        with self._features(images) as features:
+            logits = self.model(images)
+            wanted = None if self.teacher is None else _silently(self.teacher, images)
         loss = sum(
-            part * F.cross_entropy(logits, wanted, label_smoothing=settings.label_smoothing)
-            for part, wanted in ((share, labels), (1 - share, others))
+            part * F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing)
+            for part, target in ((share, labels), (1 - share, others))
             if part
         )
         assert isinstance(loss, Tensor)
-        if self.teacher is None:
+        if wanted is None:
             return loss
-        with torch.no_grad():
-            wanted = self.teacher(images)
         distance = F.kl_div(
             F.log_softmax(logits / settings.temperature, dim=1),
             F.log_softmax(wanted / settings.temperature, dim=1),
@@ -195,13 +204,31 @@ class Training:
             log_target=True,
         )
         weight = settings.distillation
-        return (1 - weight) * loss + weight * settings.temperature**2 * distance
+        loss = (1 - weight) * loss + weight * settings.temperature**2 * distance
+        if features is None:
+            return loss
+        return loss + settings.feature_distillation * features.distance()
+
+    def _features(self, images: Tensor) -> AbstractContextManager[Features | None]:
+        """Watch the features that are compared with the teacher's, if any are."""
+        if not self.settings.feature_distillation:
+            return nullcontext()
+        assert self.teacher is not None
+        if self._distance is None:
+            self._distance = FeatureDistance(
+                self.module, self.teacher, images, self.settings.features
+            )
+        return self._distance.watching()
+
+    def _remember(self, loss: float) -> None:
+        rate, seconds = self.schedule.get_last_lr()[0], time.monotonic() - self._began
+        self.history.append(Step(len(self.history) + 1, loss, float(rate), seconds))
 
     def _checked(self, loss: Tensor) -> float:
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss is {value} at step {len(self.losses) + 1}: check the data for NaN, or "
+                f"the loss is {value} at step {len(self.history) + 1}: check the data for NaN, or "
                 f"lower learning_rate from {self.settings.learning_rate}"
             )
         return value
@@ -211,6 +238,12 @@ class Training:
             return None
         average = get_ema_multi_avg_fn(self.settings.ema)  # type: ignore[no-untyped-call]
         return AveragedModel(self.module, multi_avg_fn=average, use_buffers=True)
+
+
+@torch.no_grad()
+def _silently(teacher: nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = teacher(images)
+    return logits
 
 
 def mixed(images: Tensor, labels: Tensor, alpha: float) -> tuple[float, Tensor, Tensor]:

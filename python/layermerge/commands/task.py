@@ -14,6 +14,7 @@ from layermerge.commands.options import (
     at_least_zero,
     example,
     positive,
+    words,
 )
 from layermerge.errors import InputError
 
@@ -64,6 +65,20 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="part of the final fine-tune's loss that comes from the original network, 0..1; "
         "default: 0.5",
     )
+    group.add_argument(
+        "--feature-distillation",
+        type=at_least_zero,
+        default=0.0,
+        metavar="W",
+        help="weight of the distance of feature maps from the original network's; default: 0",
+    )
+    group.add_argument(
+        "--features",
+        type=words,
+        default=(),
+        metavar="M,M,...",
+        help="modules that compute those feature maps; default: the last one before the head",
+    )
     group.add_argument("--label-smoothing", type=float, default=0.0, metavar="E")
     group.add_argument(
         "--mixup", type=float, default=0.0, metavar="A", help="mix images by Beta(A, A) shares"
@@ -77,6 +92,11 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         choices=("fp32", "bf16", "fp16"),
         default="fp32",
         help="of the arithmetic of the final fine-tune; default: fp32",
+    )
+    group.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="log the final fine-tune for TensorBoard, in the folder of the run",
     )
     group.add_argument("--seed", type=at_least(0, MAX_SEED), default=0, help="default: 0")
     group.add_argument(
@@ -162,7 +182,7 @@ def search_options(arguments: argparse.Namespace) -> SearchOptions:
 
 
 def load_task(arguments: argparse.Namespace, folder: Path | None = None) -> Task:
-    """Load the model and the data, and make the callbacks; checkpoints go to the folder."""
+    """Load the model and the data, and make callbacks that log to the folder."""
     import torch
 
     from layermerge.finetuning import FinetuneSettings
@@ -190,6 +210,8 @@ def load_task(arguments: argparse.Namespace, folder: Path | None = None) -> Task
             epochs=arguments.epochs,
             learning_rate=arguments.lr,
             distillation=arguments.distillation,
+            feature_distillation=arguments.feature_distillation,
+            features=arguments.features,
             label_smoothing=arguments.label_smoothing,
             mixup=arguments.mixup,
             ema=arguments.ema,
@@ -197,7 +219,8 @@ def load_task(arguments: argparse.Namespace, folder: Path | None = None) -> Task
             precision=arguments.precision,
             seed=arguments.seed,
         ),
-        checkpoints=folder,
+        folder=folder,
+        tensorboard=arguments.tensorboard,
     )
     return Task(model, image, recipe)
 
