@@ -227,7 +227,7 @@ def test_a_memory_limit_has_a_unit(monkeypatch, capsys, size, expected):
         limits.append(memory_limit_bytes)
         return solver.solve_many(*tables, **options)
 
-    monkeypatch.setattr("layermerge.commands.solve.solve_many", solve_many)
+    monkeypatch.setattr("layermerge.solver.solve_many", solve_many)
     command = solve_command("resnet34.s1", "--budget-ms", 300, "--memory-limit", size)
     assert main(command) == 0
     assert limits == [expected]
