@@ -223,9 +223,11 @@ def test_too_small_a_bin_exits_with_2_and_says_the_size(capsys):
 def test_a_memory_limit_has_a_unit(monkeypatch, capsys, size, expected):
     limits = []
 
+    original = solver.solve_many
+
     def solve_many(*tables, memory_limit_bytes, **options):
         limits.append(memory_limit_bytes)
-        return solver.solve_many(*tables, **options)
+        return original(*tables, **options)
 
     monkeypatch.setattr("layermerge.solver.solve_many", solve_many)
     command = solve_command("resnet34.s1", "--budget-ms", 300, "--memory-limit", size)
