@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from layermerge.checks import check_instance
+from layermerge.errors import InputError
 
 _SOURCES: Mapping[str, str] = {
     "Network": "trace(model, example_inputs) makes one",
@@ -29,9 +29,9 @@ def check_argument(name: str, value: object, kind: type) -> None:
     >>> from layermerge.network import Network
     >>> check_argument("network", "resnet18", Network)
     Traceback (most recent call last):
-    layermerge.errors.InputError: network must be a Network, got 'resnet18': \
-trace(model, example_inputs) makes one
+    layermerge.errors.InputError: network must be a Network, got str: trace(model, example_inputs) \
+makes one
     """
-    source = _SOURCES.get(kind.__name__)
-    expected = f"a {kind.__name__}: {source}" if source else f"{kind.__name__}(...)"
-    check_instance(name, value, kind, expected)
+    if not isinstance(value, kind):
+        source = _SOURCES.get(kind.__name__, f"make one, {kind.__name__}(...)")
+        raise InputError(f"{name} must be a {kind.__name__}, got {type(value).__name__}: {source}")
