@@ -127,13 +127,13 @@ def export_onnx(
     VerificationError
         If ONNX Runtime computes something else than torch. The file is not left behind.
     """
+    rewriting_of(merged)
     try:
         import onnx
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("ONNX", "onnx") from error
-    rewriting_of(merged)
     size = sum(tensor.nbytes for tensor in merged.state_dict().values())
     if size > MOST_ONNX_BYTES:
         raise UnsupportedModelError(
