@@ -17,6 +17,7 @@ from layermerge.demo import BASE_FILE, STUDY_FILE, DigitsNet, train_base
 from layermerge.exporting import load
 from layermerge.finetuning import FinetuneSettings, score_classification
 from layermerge.plan import load_plan
+from layermerge.recipes import LOG_FILE
 from layermerge.results import load_result
 from layermerge.tracing import trace
 
@@ -118,7 +119,8 @@ def test_the_demo_makes_the_network_faster_and_keeps_its_accuracy(demo):
 @pytest.mark.slow
 def test_the_demo_leaves_plan_weights_report_result_and_study(demo):
     folder, finished, _ = demo
-    names = {"plan.json", "model.safetensors", "report.html", "result.json", STUDY_FILE, BASE_FILE}
+    names = {"plan.json", "model.safetensors", "report.html", "result.json"}
+    names |= {STUDY_FILE, BASE_FILE, LOG_FILE}
     assert names == {path.name for path in folder.iterdir() if "-" not in path.name}
     printed = json.loads(finished.stdout)
     saved = json.loads((folder / "result.json").read_text())
