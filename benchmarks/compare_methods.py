@@ -45,6 +45,9 @@ from layermerge.seeding import seeded
 PARTS = (0.8, 0.65, 0.5, 0.4)
 """Budgets, as parts of the base's latency."""
 
+FURTHER = "base, fine-tuned 1"
+"""The base after the fine-tune that every method's network gets: what that alone is worth."""
+
 RATIOS = tuple(round(0.03 * step, 2) for step in range(1, 31))
 """Pruning ratios that are tried to meet the budgets."""
 
@@ -131,7 +134,7 @@ class Bench:
             self.profiles[method] = lm.measure_latency(
                 self.model,
                 network,
-                lm.SearchSpace(method=method, max_kernel=5).enumerate(network),
+                lm.SearchSpace(method=method, max_kernel=7).enumerate(network),
                 example_inputs=self.images,
                 deployed=self.deployed(),
                 options=self.options,
@@ -301,6 +304,7 @@ def accuracy(bench: Bench, made: Made) -> float:
         return float(known)
     network = copy.deepcopy(made.start)
     teacher = bench.model if made.is_distilled else None
+    network.to(memory_format=torch.channels_last)  # which trains faster
     finetune(network, bench.dataset.train, bench.final, teacher=teacher, progress=bench.progress)
     score = bench.recipe.evaluate_fn(made.merge(network.eval()))
     bench.study.add_artefact(key, repr(score).encode())
@@ -311,6 +315,9 @@ def compare(bench: Bench, methods: Iterable[str], path: Path) -> None:
     networks: dict[str, nn.Module] = {"base 1": bench.deployed()}
     scores = {"base 1": bench.recipe.evaluate_fn(networks["base 1"])}
     notes = {"base 1": ""}
+    further = Made(bench.model, partial(fold, images=bench.images), "base", "the same fine-tune")
+    scores[FURTHER] = accuracy(bench, further)
+    notes[FURTHER], networks[FURTHER] = further.note, networks["base 1"]
     for method in methods:
         for part, made in zip(PARTS, METHODS[method](bench), strict=True):
             name = f"{method} {part}"
@@ -372,7 +379,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Bench:
         images = torch.randn(arguments.batch, 3, 224, 224)
     else:
         dataset = load_digits()
-        final, probe = replace(FULL.final, seed=seed), replace(FULL.probe, seed=seed)
+        final, probe = replace(FULL.final, epochs=30, seed=seed), replace(FULL.probe, seed=seed)
         model = trained_base(arguments.network, dataset, replace(FULL.base, seed=seed), folder)
         images = torch.randn(
             arguments.batch, 1, 32, 32, generator=torch.Generator().manual_seed(seed)
@@ -476,7 +483,7 @@ def main() -> None:
     parser.add_argument("--data", help="imagefolder:DIR; default: digits")
     parser.add_argument("--pretrained", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     parser.add_argument("--summary", action="store_true")
     arguments = parser.parse_args()
