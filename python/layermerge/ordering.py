@@ -6,44 +6,69 @@ branch. A segment holds consecutive layers, and would have to hold the shortcut,
 
 from __future__ import annotations
 
+from collections import defaultdict
+from functools import reduce
+
 from torch import fx
 
 
 def keep_branches_together(captured: fx.GraphModule) -> None:
-    """Put what a value is made of right in front of it, as far as nothing else uses that.
+    """Put side by side all operations whose values leave through the same one.
 
-    Values that are used once make trees, whose roots are used several times, or returned. The
-    trees lie in the order in which the model computes their roots, and the subtrees of a node in
-    the order in which it begins them. The graph of a model that runs branch after branch stays as
-    it is.
+    A value's *join* is the first operation that all of its ways to the output pass, its immediate
+    post-dominator; joins make a tree. The operations below a node, and the node, are brought
+    together; those below one join keep the order in which the model begins them. A model that runs
+    branch after branch keeps its order.
     """
     graph = captured.graph
     output = graph.output_node()
-    begins: dict[fx.Node, int] = {}
-    roots = []
-    for place, node in enumerate(graph.nodes):
-        begins[node] = min((begins[source] for source in _own_sources(node)), default=place)
-        is_fixed = node.op in ("placeholder", "output")
-        if not is_fixed and (len(node.users) != 1 or output in node.users):
-            roots.append(node)
-    for root in roots:
-        for node in _tree(root, begins):
-            output.prepend(node)
+    nodes = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
+    joins = _joins(nodes, output)
+    below: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+    starts: dict[fx.Node, int] = {}
+    for place, node in enumerate(nodes):
+        below[joins[node]].append(node)
+        starts[node] = min((starts[inner] for inner in below[node]), default=place)
+    found, stack = [], [output]
+    while stack:
+        node = stack.pop()
+        found.append(node)
+        stack += _in_order(below[node], joins, starts)
+    for node in reversed(found[1:]):
+        output.prepend(node)
     captured.recompile()
 
 
-def _tree(root: fx.Node, begins: dict[fx.Node, int]) -> list[fx.Node]:
-    """The root and what it alone is made of, each node behind its own subtrees."""
-    found, stack = [], [root]
-    while stack:
-        found.append(stack.pop())
-        stack += sorted(_own_sources(found[-1]), key=begins.__getitem__)
-    return found[::-1]
+def _joins(nodes: list[fx.Node], output: fx.Node) -> dict[fx.Node, fx.Node]:
+    """The join of each node: the deepest that is above all of its users, or one of them."""
+    joins: dict[fx.Node, fx.Node] = {}
+    depth = {output: 0}
+
+    def meet(one: fx.Node, other: fx.Node) -> fx.Node:
+        while one is not other:
+            if depth[one] < depth[other]:
+                one, other = other, one
+            one = joins[one]
+        return one
+
+    for node in reversed(nodes):
+        joins[node] = reduce(meet, node.users or (output,))
+        depth[node] = depth[joins[node]] + 1
+    return joins
 
 
-def _own_sources(node: fx.Node) -> set[fx.Node]:
-    return {
-        source
-        for source in node.all_input_nodes
-        if len(source.users) == 1 and source.op != "placeholder"
-    }
+def _in_order(
+    siblings: list[fx.Node], joins: dict[fx.Node, fx.Node], starts: dict[fx.Node, int]
+) -> list[fx.Node]:
+    """Nodes of one join, by when the model begins what is below them, but behind what that uses.
+
+    Of what is below another, it can use but that node itself: any other would have a way out that
+    misses it.
+    """
+    for node in siblings:
+        for user in node.users:
+            if user is not joins[node]:
+                while joins[user] is not joins[node]:
+                    user = joins[user]
+                starts[user] = max(starts[user], starts[node])
+    return sorted(siblings, key=starts.__getitem__)
