@@ -4,6 +4,9 @@ Where a freed block goes back to the system, the next call pays for its pages ag
 gives it back depends on what else was allocated before, so that a convolution which rearranges
 38 MB of weights in each call takes 24 ms in one process and 47 ms in another. Latencies that are to
 add up need one rule, and this one has a steady state without page faults.
+
+One case escapes it: a thread whose allocation failed once goes on in an arena whose heaps hold
+64 MB (glibc, malloc/arena.c), and larger blocks come anew from the system there.
 """
 
 from __future__ import annotations
