@@ -19,11 +19,11 @@ from layermerge.latency.heap import kept_heap
 
 def faults_of_a_large_tensor():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.empty(30_000_000).fill_(1.0)
+    torch.empty(10_000_000).fill_(1.0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 with kept_heap():
-    kept = [faults_of_a_large_tensor() for _ in range(8)]
+    kept = [faults_of_a_large_tensor() for _ in range(40)]
 print(json.dumps({"kept": kept, "after": faults_of_a_large_tensor()}))
 """
 
@@ -33,5 +33,7 @@ pytestmark = pytest.mark.skipif(not heap_rule(), reason="the C library is not gl
 def test_a_block_that_was_freed_is_used_again_without_new_pages_until_the_end() -> None:
     faults = json.loads(subprocess.check_output([sys.executable, "-c", PROGRAM], timeout=120))
     assert faults["kept"][0] > FEW
-    assert faults["kept"][-1] < FEW  # the first ones find no hole into which an aligned block fits
+    # A block is cut to its alignment, so that the next one may need a hole a few bytes larger: nine
+    # or so come anew before there is one for all.
+    assert faults["kept"][-1] < FEW
     assert faults["after"] > FEW
