@@ -149,15 +149,6 @@ py::array_t<std::int64_t> lookup(const LatencyTable& table, const py::array& sig
     return to_array<std::int64_t>(without_gil([&] { return table.lookup(rows); }));
 }
 
-Problem table_arcs(const LatencyTable& table, const py::array& start, const py::array& end,
-                   const py::array& signature, const py::array& value) {
-    const auto starts = column<std::int32_t>(start, "start");
-    const auto ends = column<std::int32_t>(end, "end");
-    const Signatures rows = signature_rows(signature);
-    const auto values = column<double>(value, "value");
-    return without_gil([&] { return table.arcs(starts, ends, rows, values); });
-}
-
 void translate(std::exception_ptr pending) {
     const auto error_class = [](const char* name) {
         return py::module_::import("layermerge.errors").attr(name);
@@ -199,9 +190,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
              py::arg("signature"), py::arg("latency_ns"),
              "Take int64 signature [rows, width] and int64 latency_ns [rows].")
         .def("__len__", &LatencyTable::size)
-        .def("lookup", &lookup, py::arg("signature"), "Latency of each row, int64 [rows].")
-        .def("arcs", &table_arcs, py::arg("start"), py::arg("end"), py::arg("signature"),
-             py::arg("value"), "Candidates as the arcs of a problem, one per row.");
+        .def("lookup", &lookup, py::arg("signature"), "Latency of each row, int64 [rows].");
 
     py::class_<Solution>(m, "Solution", "A path within a budget, and what is proven about it.")
         .def_property_readonly(

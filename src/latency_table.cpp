@@ -89,9 +89,4 @@ std::vector<std::int64_t> LatencyTable::lookup(Signatures signatures) const {
     return latency_ns;
 }
 
-Problem LatencyTable::arcs(std::span<const std::int32_t> start, std::span<const std::int32_t> end,
-                           Signatures signatures, std::span<const double> value) const {
-    return Problem(start, end, lookup(signatures), value);
-}
-
 }  // namespace layermerge

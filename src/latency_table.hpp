@@ -5,8 +5,6 @@
 #include <span>
 #include <vector>
 
-#include "problem.hpp"
-
 namespace layermerge {
 
 // Signatures, row by row: each describes one merged convolution in `width` integers.
@@ -32,10 +30,6 @@ class LatencyTable {
 
     // The latency of each; throws std::invalid_argument, naming the first that is missing.
     std::vector<std::int64_t> lookup(Signatures signatures) const;
-
-    // Candidates as arcs: one per row, from position `start` to `end`.
-    Problem arcs(std::span<const std::int32_t> start, std::span<const std::int32_t> end,
-                 Signatures signatures, std::span<const double> value) const;
 
  private:
     static constexpr std::size_t free_slot = ~std::size_t{0};

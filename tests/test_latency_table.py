@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layermerge import _core
+from layermerge import _core, look_up_latency, solve
 from layermerge.errors import InputError
 
 ROWS = st.dictionaries(
@@ -59,13 +59,31 @@ def test_an_empty_table_misses_everything():
         table.lookup(rows((1, 2)))
 
 
-def test_candidates_become_the_arcs_of_a_problem():
-    table = _core.LatencyTable(rows((1, 2), (3, 4)), latencies(5, 6))
-    problem = table.arcs(
-        np.array([0, 1], dtype=np.int32),
-        np.array([1, 2], dtype=np.int32),
-        rows((3, 4), (1, 2)),
-        np.array([0.5, 0.25]),
-    )
-    arcs, value, latency_ns = _core.solve_binned(problem, 11, bin_ns=1)
-    assert (arcs.tolist(), value, latency_ns) == ([0, 1], 0.75, 11)
+@given(ROWS, st.randoms(use_true_random=False))
+def test_entries_get_the_latencies_of_their_signatures(latency_of, random):
+    wanted = random.choices(list(latency_of), k=20)
+    found = look_up_latency(wanted, list(latency_of), list(latency_of.values()))
+    assert found.dtype == np.int64
+    assert found.tolist() == [latency_of[row] for row in wanted]
+
+
+def test_what_was_looked_up_can_be_solved():
+    latency_ns = look_up_latency([[3, 4], [1, 2], [1, 2]], [[1, 2], [3, 4]], [5, 6])
+    found = solve(latency_ns, [1.0, 0.5, 0.25], start=[0, 0, 1], end=[1, 1, 2], budget_ns=10)
+    assert found.rows == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([[1, 2], [3]], [[1, 2]], [5]), "signature must have one row per entry, got rows of diff"),
+        (([[1, 2]], [[1.5, 2]], [5]), "measured_signature must be an array of int64, got float64"),
+        (([[1, 2]], [[1, 2]], 5), r"latency_ns must have 1 dimension\(s\), got 0"),
+        (([[1, 2]], [[1, 3]], [5]), r"signature\[0\] = \(1, 2\) has no latency: 1 of 1"),
+        (([["a"]], [[1]], [5]), "signature must be an array of int64, got <U1"),
+        ((None, [[1]], [5]), "signature must be an array of int64, got object"),
+    ],
+)
+def test_arguments_that_are_not_as_described_are_refused_by_name(arguments, message):
+    with pytest.raises(InputError, match=message):
+        look_up_latency(*arguments)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         write_importance,
         write_latency,
     )
-    from layermerge.tables import ImportanceTable, LatencyTable
+    from layermerge.tables import ImportanceTable, LatencyTable, look_up_latency
     from layermerge.tracing import trace
 
 __all__ = [
@@ -86,6 +86,7 @@ __all__ = [
     "load",
     "load_model",
     "load_plan",
+    "look_up_latency",
     "make_plan",
     "measure_latency",
     "measure_modules",
@@ -139,6 +140,7 @@ _MODULE_OF = {
     "load": "layermerge.exporting",
     "load_model": "layermerge.models",
     "load_plan": "layermerge.plan",
+    "look_up_latency": "layermerge.tables",
     "make_plan": "layermerge.planning",
     "measure_latency": "layermerge.latency.measuring",
     "measure_modules": "layermerge.latency.measuring",

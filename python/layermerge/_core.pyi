@@ -36,10 +36,6 @@ class LatencyTable:
         """
     def __len__(self) -> int:
         ...
-    def arcs(self, start: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], end: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], signature: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], value: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]) -> Problem:
-        """
-        Candidates as the arcs of a problem, one per row.
-        """
     def lookup(self, signature: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]) -> numpy.typing.NDArray[numpy.int64]:
         """
         Latency of each row, int64 [rows].

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from layermerge import _core
 from layermerge.errors import InputError
 
 MAX_POSITION = 2**24
@@ -134,6 +135,54 @@ class ImportanceTable:
             raise InputError(f"kept must have {len(self.entries)} elements, got {len(self.kept)}")
 
 
+def look_up_latency(
+    signature: ArrayLike, measured_signature: ArrayLike, measured_ns: ArrayLike
+) -> NDArray[np.int64]:
+    """Latencies of many entries from the measurements that they share.
+
+    Entries whose merged convolutions are alike take the same time: a signature says in integers, of
+    any meaning, what is alike.
+
+    Parameters
+    ----------
+    signature : int array [n, width]
+        Signature of each entry.
+    measured_signature : int array [m, width]
+        Those that were measured, in any order; one that comes twice must have one latency.
+    measured_ns : int array [m]
+        Their latencies, at least 0.
+
+    Returns
+    -------
+    int64 array [n]
+        Latency of each entry, as `solve` takes it.
+
+    Raises
+    ------
+    InputError
+        If a signature was not measured, or an argument is not as described.
+
+    Examples
+    --------
+    Input channels, output channels and kernel size of three entries:
+
+    >>> look_up_latency([[16, 16, 3], [16, 32, 3], [16, 16, 3]], [[16, 32, 3], [16, 16, 3]], [9, 5])
+    array([5, 9, 5])
+    """
+    wanted = _integers("signature", signature, "one row per entry")
+    measured = _integers("measured_signature", measured_signature, "one row per measurement")
+    times = _integers("measured_ns", measured_ns, "one number per measurement")
+    return _core.LatencyTable(measured, times).lookup(wanted)
+
+
+def _integers(name: str, values: ArrayLike, expected: str) -> NDArray[np.int64]:
+    try:
+        given = np.asarray(values)
+    except ValueError:
+        raise InputError(f"{name} must have {expected}, got rows of different lengths") from None
+    return frozen_array(name, given, np.int64, given.shape)
+
+
 def frozen_array(
     name: str, values: ArrayLike, dtype: DTypeLike, shape: tuple[int, ...]
 ) -> NDArray[Any]:
@@ -144,7 +193,8 @@ def frozen_array(
     if given.size and not np.can_cast(given.dtype, dtype, "same_kind"):
         raise InputError(f"{name} must be an array of {np.dtype(dtype)}, got {given.dtype}")
     array = np.array(given, dtype=dtype, order="C")
-    if not np.array_equal(array, given, equal_nan=array.dtype.kind == "f"):
+    is_exact = np.can_cast(given.dtype, dtype, "safe")
+    if not is_exact and not np.array_equal(array, given, equal_nan=array.dtype.kind == "f"):
         raise InputError(f"{name} has values that do not fit in {np.dtype(dtype)}")
     array.flags.writeable = False
     return array

@@ -44,15 +44,6 @@ TEST(a_signature_has_one_latency) {
           "latency_ns[1] must be >= 0, got -8");
 }
 
-TEST(candidates_become_arcs) {
-    const LatencyTable table({two_rows, 3}, Longs{10, 20});
-    const std::vector<std::int32_t> start{0, 1}, end{1, 2};
-    const std::vector<double> value{.5, .5};
-    const Problem problem = table.arcs(start, end, {Longs{64, 128, 5, 64, 64, 3}, 3}, value);
-    CHECK(problem.incoming(1).latency_ns[0] == 20);
-    CHECK(problem.least_latency_ns() == 30);
-}
-
 int main() {
     return check::run();
 }
