@@ -110,6 +110,7 @@ class Made:
     key: str
     note: str = ""
     is_distilled: bool = True
+    is_pruned: bool = False
 
 
 @dataclass
@@ -173,6 +174,7 @@ def searched(
     init: str = "composed",
     is_full: bool = False,
     is_distilled: bool = True,
+    contest: bool = True,
 ) -> list[Made | None]:
     """LayerMerge and its restrictions."""
     recipe = bench.recipe
@@ -190,7 +192,7 @@ def searched(
         profile,
         estimator=estimator,
         order_by=ClosedForm(recipe.calibration) if init == "least_squares" else None,
-        options=SearchOptions(objective=objective, full=is_full),
+        options=SearchOptions(objective=objective, full=is_full, contest=contest),
         seed=bench.seed,
         study=bench.study,
         progress=bench.progress,
@@ -252,7 +254,8 @@ def pruned(bench: Bench, kind: str) -> list[Made | None]:
             continue
         ratio = min(within)
         merge = partial(fold, images=bench.images)
-        made.append(Made(networks[ratio], merge, f"{kind} {ratio}", f"pruning ratio {ratio}"))
+        note = f"pruning ratio {ratio}"
+        made.append(Made(networks[ratio], merge, f"{kind} {ratio}", note, is_pruned=True))
     return made
 
 
@@ -284,13 +287,14 @@ def prune(bench: Bench, kind: str, ratio: float) -> nn.Module:
 
 METHODS: Mapping[str, Callable[[Bench], list[Made | None]]] = {
     "layermerge": searched,
-    "depth": partial(searched, method="depth"),
-    "layer_only": partial(searched, method="layer_only"),
+    "depth": partial(searched, method="depth", contest=False),
+    "layer_only": partial(searched, method="layer_only", contest=False),
     "random": at_random,
     "pruning-l1": partial(pruned, kind="l1"),
     "pruning-taylor": partial(pruned, kind="taylor"),
-    "layermerge, all entries": partial(searched, is_full=True),
-    "layermerge, sum of delta": partial(searched, objective="delta"),
+    "layermerge, no contest": partial(searched, contest=False),
+    "layermerge, no contest, all entries": partial(searched, contest=False, is_full=True),
+    "layermerge, no contest, sum of delta": partial(searched, contest=False, objective="delta"),
     "layermerge, closed form": partial(searched, init="least_squares"),
     "layermerge, no distillation": partial(searched, is_distilled=False),
 }
@@ -304,7 +308,8 @@ def accuracy(bench: Bench, made: Made) -> float:
         return float(known)
     network = copy.deepcopy(made.start)
     teacher = bench.model if made.is_distilled else None
-    network.to(memory_format=torch.channels_last)  # which trains faster
+    if not made.is_pruned:  # whose odd numbers of channels make torch 2.14 write past its arrays
+        network.to(memory_format=torch.channels_last)  # which trains faster
     finetune(network, bench.dataset.train, bench.final, teacher=teacher, progress=bench.progress)
     score = bench.recipe.evaluate_fn(made.merge(network.eval()))
     bench.study.add_artefact(key, repr(score).encode())

@@ -56,6 +56,7 @@ TORCH_FREE = {
     "layermerge.importance",
     "layermerge.importance.bounds",
     "layermerge.importance.claims",
+    "layermerge.importance.contest",
     "layermerge.importance.lazy",
     "layermerge.importance.scores",
     "layermerge.importance.search_options",

@@ -206,12 +206,13 @@ def test_every_stage_is_timed(first_run):
 
 
 def test_each_callback_is_called_for_its_purpose_alone(first_run):
-    compression, _, counts = first_run
+    compression, study, counts = first_run
     result = compression.result
+    num_plans = sum("plan &" in key for _, _, key, *_ in rows(study, "scores"))
     assert counts["finetune_fn"] == 1
     assert counts["evaluate_fn"] == 2
-    assert counts["train_fn"] == result.num_scored > 0
-    assert counts["score_fn"] == 1 + result.num_scored
+    assert counts["train_fn"] == result.num_scored + num_plans > num_plans > 1
+    assert counts["score_fn"] == 1 + result.num_scored + num_plans
     replacements = result.num_candidates - NUM_LAYERS
     assert result.num_scored + result.num_unprofitable + result.num_failed <= replacements
     assert f"{result.num_scored} of {replacements - result.num_unprofitable}" in (
@@ -244,8 +245,9 @@ def test_another_fine_tune_by_name_is_done_anew(first_run, model):
 
 def test_another_budget_needs_no_new_measurement(first_run, model):
     _, study, _ = first_run
+    options = replace(OPTIONS, search=replace(OPTIONS.search, contest=False))
     training = Counted(train)
-    run(model, study=study, fraction=1.5, train_fn=training)
+    run(model, study=study, fraction=1.5, train_fn=training, options=options)
     assert training.count == 1
 
 

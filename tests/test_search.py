@@ -20,7 +20,7 @@ from layermerge.importance.evaluation import ATTEMPTS
 from layermerge.importance.executors import Serial, lost
 from layermerge.importance.proxies import ClosedForm
 from layermerge.importance.search import find_plans
-from layermerge.importance.search_options import SearchOptions
+from layermerge.importance.search_options import LAZY, SearchOptions
 from layermerge.importance.status import KEY, Status, load_status
 from layermerge.plan import original_plan
 from layermerge.planning import make_plan, predict_original_ns
@@ -84,8 +84,12 @@ def budgets(profile, *parts):
     return [int(predict_original_ns(profile) * part) for part in parts]
 
 
-def find(task, budgets_ns, **options):
-    return find_plans(*task, budgets_ns, **{"score_fn": score, "progress": False, **options})
+def find(task, budgets_ns, *, options=LAZY, **others):
+    """What the search itself finds, without a contest."""
+    if isinstance(options, SearchOptions):
+        options = replace(options, contest=False)
+    given = {"score_fn": score, "progress": False, "options": options, **others}
+    return find_plans(*task, budgets_ns, **given)
 
 
 @pytest.mark.parametrize("objective", ["exp_delta", "delta", "exp_relative", lambda d, base: 3 * d])

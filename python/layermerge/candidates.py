@@ -126,6 +126,23 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Combination:
+    """Several candidates at once, as in a plan; layers that none of them replaces stay."""
+
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def key(self) -> str:
+        """Identity within a network, as stored with scores."""
+        replaced = [each.key for each in self.candidates if not each.is_original]
+        return " & ".join(["plan", *replaced])
+
+
+Replacement = Candidate | Combination
+"""What is evaluated: one segment replaced, or several."""
+
+
+@dataclass(frozen=True)
 class CandidateSpace:
     """All candidates of a network, ordered by (start, end, kernel size).
 

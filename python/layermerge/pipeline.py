@@ -29,7 +29,7 @@ from layermerge.importance.estimators import (
 )
 from layermerge.importance.proxies import ClosedForm
 from layermerge.importance.scores import name_of
-from layermerge.importance.search import check_reachable, searching
+from layermerge.importance.search import searching
 from layermerge.latency.environment import Environment
 from layermerge.latency.measuring import measure_latency, measure_modules
 from layermerge.latency.profile import LatencyProfile
@@ -37,7 +37,7 @@ from layermerge.merging import merge, merge_unverified
 from layermerge.network import Network
 from layermerge.options import DEFAULTS, Options
 from layermerge.plan import Plan, original_plan
-from layermerge.planning import Budget, predict_original_ns
+from layermerge.planning import Budget, check_reachable, predict_original_ns
 from layermerge.progress import Stages
 from layermerge.results import Result
 from layermerge.rewriting import rewrite

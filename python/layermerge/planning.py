@@ -160,7 +160,14 @@ def make_plan(
         selection = solve(latency, importance, budget_ns=available_ns(profile, budget_ns))
     except InfeasibleError as error:
         raise explained(error, profile, budget_ns) from None
-    return _plan(profile, selection, candidates, budget_ns)
+    chosen = [candidates[row] for row in selection.rows]
+    return combine(profile, scores, chosen, budget_ns, objective, _certificate(selection))
+
+
+def check_reachable(profile: LatencyProfile, budget: Budget) -> None:
+    """Refuse a budget below the fastest plan before any fine-tune is spent on it."""
+    equal = ImportanceScores(0.0, {c.key: 0.0 for c in profile.space.candidates}, {}, frozenset())
+    make_plan(profile, equal, budget.resolve(predict_original_ns(profile)))
 
 
 def explained(error: InfeasibleError, profile: LatencyProfile, budget_ns: int) -> InfeasibleError:
@@ -220,26 +227,27 @@ def chosen_candidates(profile: LatencyProfile, plan: Plan) -> tuple[Candidate, .
     return tuple(by_place[s.start, s.end, s.kept] for s in plan.segments)
 
 
-def _plan(
+def combine(
     profile: LatencyProfile,
-    selection: Selection,
-    candidates: tuple[Candidate, ...],
+    scores: ImportanceScores,
+    chosen: Sequence[Candidate],
     budget_ns: int,
+    objective: Objective,
+    certificate: str,
 ) -> Plan:
-    chosen = {(c.start, c.end, c.kept): c for c in candidates}
+    """The plan that candidates make, with what it promises."""
+    values = [scores.of(each, objective) for each in chosen]
+    latencies = [*map(profile.of, chosen)]
     network = profile.space.network
     return Plan(
         network.fingerprint,
         network.num_layers,
         network.inputs,
-        tuple(
-            planned_segment(chosen[e.start, e.end, e.kept], e.latency_ns, e.importance)
-            for e in selection.entries
-        ),
+        tuple(map(planned_segment, chosen, latencies, values)),
         budget_ns,
-        predict_ns(profile, selection.latency_ns),
-        selection.value,
-        _certificate(selection),
+        predict_ns(profile, sum(latencies)),
+        sum(values),
+        certificate,
         {"environment": str(profile.environment), "calibration": float(profile.calibration)},
         network.remove,
     )

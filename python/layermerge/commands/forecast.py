@@ -91,7 +91,7 @@ def print_forecast(found: dict[str, Any], *, as_json: bool) -> None:
         f"2 latency     {found['signatures']} distinct convolutions and {found['barriers']} fixed "
         f"parts: at most {format_seconds(found['latency_s_at_most'])} for each round\n"
         f"3 importance  a few of {found['replacements']} short fine-tunes of "
-        f"{format_seconds(found['probe_s'])} each; all of them would take "
+        f"{format_seconds(found['probe_s'])} each, and of a few whole plans; all would take "
         f"{format_seconds(found['importance_s_at_most'])}, and their scores{_ranking(found)}\n"
         "4 plan        an instant, and measuring the merged network\n"
         f"5 fine-tune   {found['epochs']} epochs, {format_seconds(found['step_s'])} a step"

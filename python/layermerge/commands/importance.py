@@ -84,8 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _search(arguments: argparse.Namespace, study: Study) -> None:
     from layermerge.importance.estimators import ShortFineTune
     from layermerge.importance.proxies import ClosedForm
-    from layermerge.importance.search import check_reachable, find_plans
-    from layermerge.planning import Budget, predict_original_ns
+    from layermerge.importance.search import find_plans
+    from layermerge.planning import Budget, check_reachable, predict_original_ns
 
     if arguments.data is None or not arguments.latency:
         raise InputError("a search needs --data and at least one budget, such as --latency 65%")

@@ -124,6 +124,11 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "exponential relative to the score; default: exp_delta",
     )
     group.add_argument(
+        "--no-contest",
+        action="store_true",
+        help="take the plan of the largest total importance, without comparing whole plans",
+    )
+    group.add_argument(
         "--no-ranking",
         action="store_true",
         help="do not rank candidates in closed form before the search; for fine-tunes so short "
@@ -178,7 +183,12 @@ def search_options(arguments: argparse.Namespace) -> SearchOptions:
     from layermerge.importance.search_options import SearchOptions
 
     margins = Margins(arguments.gain_margin, arguments.order_margin, arguments.prediction_margin)
-    return SearchOptions(full=arguments.full, objective=arguments.objective, margins=margins)
+    return SearchOptions(
+        full=arguments.full,
+        objective=arguments.objective,
+        margins=margins,
+        contest=not arguments.no_contest,
+    )
 
 
 def load_task(arguments: argparse.Namespace, folder: Path | None = None) -> Task:

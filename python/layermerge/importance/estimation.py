@@ -14,13 +14,14 @@ from torch import nn
 
 from layermerge.arguments import check_argument
 from layermerge.callbacks import check_callbacks
-from layermerge.candidates import Candidate, CandidateSpace
+from layermerge.candidates import Candidate, CandidateSpace, Replacement
 from layermerge.checks import check_integer
 from layermerge.errors import InputError, LayerMergeError
 from layermerge.importance.activations import check_batches
 from layermerge.importance.claims import Claims
 from layermerge.importance.estimators import (
     Estimator,
+    PlanEstimator,
     ScoreFunction,
     ShortFineTune,
     TrainFunction,
@@ -142,6 +143,8 @@ class Evaluations:
         How many evaluations run at once.
     estimator : str
         Names the estimator with its settings and the seed.
+    can_score_plans : bool
+        Whether it takes a `Combination`, too.
     """
 
     def __init__(self, job: Job, study: Study, claims: Claims, run: Run, slots: int) -> None:
@@ -150,16 +153,17 @@ class Evaluations:
         self._key = (job.network.fingerprint, fingerprint_weights(job.model))
         fingerprint = {"estimator": job.estimator.fingerprint, "seed": job.seed}
         self.estimator = json.dumps(fingerprint, sort_keys=True)
+        self.can_score_plans = isinstance(job.estimator, PlanEstimator)
         self.base = self._base(job)
 
-    def known(self, candidates: Iterable[Candidate]) -> dict[str, Score]:
+    def known(self, candidates: Iterable[Replacement]) -> dict[str, Score]:
         """What the study holds, by candidate key."""
         found = ((each.key, self._study.score(self._score_key(each.key))) for each in candidates)
         return {key: score for key, score in found if score is not None}
 
     def __call__(
         self,
-        candidates: Sequence[Candidate],
+        candidates: Sequence[Replacement],
         *,
         on_score: Callable[[int], object] = lambda count: None,
     ) -> dict[str, Score]:
@@ -176,14 +180,14 @@ class Evaluations:
                 on_score(len(scores))
         return {candidate.key: scores[candidate.key] for candidate in candidates}
 
-    def some(self, candidates: Sequence[Candidate], count: int) -> dict[str, Score]:
+    def some(self, candidates: Sequence[Replacement], count: int) -> dict[str, Score]:
         """Scores of the first `count` that no other process evaluates, or of what others have.
 
         At least one of them; waits for others if they evaluate all.
         """
         return dict(self._some(candidates, count))
 
-    def _some(self, candidates: Sequence[Candidate], count: int) -> Iterator[tuple[str, Score]]:
+    def _some(self, candidates: Sequence[Replacement], count: int) -> Iterator[tuple[str, Score]]:
         is_told = False
         while not (scores := self.known(candidates)):
             for candidate, score in self._run(islice(self._claimed(candidates), count)):
@@ -200,7 +204,7 @@ class Evaluations:
             time.sleep(POLL_S)
         yield from scores.items()
 
-    def _claimed(self, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+    def _claimed(self, candidates: Iterable[Replacement]) -> Iterator[Replacement]:
         """Those that no other process evaluates, each claimed when it is asked for."""
         for candidate in candidates:
             key = self._score_key(candidate.key)

@@ -7,7 +7,7 @@ An estimator is a frozen dataclass: its fields say all that decides its scores, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,13 +15,13 @@ import torch
 from torch import fx, nn
 
 from layermerge.callbacks import finite
-from layermerge.candidates import Candidate
+from layermerge.candidates import Candidate, Combination
 from layermerge.checks import check_instance
 from layermerge.errors import InputError, TrainingError
 from layermerge.importance.activations import Batches
 from layermerge.importance.closed_form import RIDGE, merge_least_squares
 from layermerge.network import Network
-from layermerge.plan import original_plan, replace_segment
+from layermerge.plan import original_plan, plan_of
 from layermerge.rewriting import rewrite
 
 ScoreFunction = Callable[[nn.Module], float]
@@ -43,6 +43,14 @@ class Estimator(Protocol):
 
     def score(self, model: nn.Module, network: Network, candidate: Candidate) -> float:
         """Score of the network with one segment replaced."""
+
+
+@runtime_checkable
+class PlanEstimator(Estimator, Protocol):
+    """Can score whole plans, too."""
+
+    def score_plan(self, model: nn.Module, network: Network, plan: Combination) -> float:
+        """Score of the network with several segments replaced."""
 
 
 def check_estimator(name: str, estimator: object) -> None:
@@ -113,7 +121,11 @@ class ShortFineTune:
 
     def score(self, model: nn.Module, network: Network, candidate: Candidate) -> float:
         """Score after the short fine-tune."""
-        replaced = self._start(model, network, candidate)
+        return self.score_plan(model, network, Combination((candidate,)))
+
+    def score_plan(self, model: nn.Module, network: Network, plan: Combination) -> float:
+        """Score of the network with several segments replaced, after the short fine-tune."""
+        replaced = self._start(model, network, plan.candidates)
         if self.train_fn is not None:
             before = _parameters(replaced)
             self.train_fn(replaced)
@@ -121,17 +133,20 @@ class ShortFineTune:
             check_weights(replaced)
         return finite_score(self.score_fn, replaced.eval())
 
-    def _start(self, model: nn.Module, network: Network, candidate: Candidate) -> fx.GraphModule:
-        plan = replace_segment(network, candidate)
+    def _start(
+        self, model: nn.Module, network: Network, candidates: Sequence[Candidate]
+    ) -> fx.GraphModule:
+        plan = plan_of(network, candidates)
         if self.init == "least_squares":
             assert self.calibration is not None
             return merge_least_squares(
                 model, network, plan, self.calibration, ridge=self.ridge, verify=False
             )
         replaced = rewrite(model, plan)
-        if self.reinitialise and len(candidate.kept) == 1:
-            layer = replaced.get_submodule(network.layers[candidate.kept[0] - 1].name)
-            layer.reset_parameters()  # type: ignore[operator]
+        for candidate in candidates if self.reinitialise else ():
+            if len(candidate.kept) == 1 and not candidate.is_original:
+                layer = replaced.get_submodule(network.layers[candidate.kept[0] - 1].name)
+                layer.reset_parameters()  # type: ignore[operator]
         return replaced
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from layermerge.candidates import Candidate
+from layermerge.candidates import Candidate, Replacement
 from layermerge.errors import InputError, LayerMergeError, described
-from layermerge.importance.estimators import Estimator
+from layermerge.importance.estimators import Estimator, PlanEstimator
 from layermerge.network import Network
 from layermerge.seeding import derive_seed, seeded
 from layermerge.store import Score
@@ -66,20 +66,29 @@ class Job:
                 "called as score_fn(module) and must return a number, higher is better"
             ) from error
 
-    def run(self, candidate: Candidate) -> Score:
-        """Evaluate a candidate; one that fails is tried again with another seed, then given up."""
+    def run(self, what: Replacement) -> Score:
+        """Evaluate a candidate, or a plan if the estimator can.
+
+        One that fails is tried again with another seed, then given up.
+        """
         start = time.perf_counter()
         failure = ""
         for attempt in range(ATTEMPTS):
             try:
-                with seeded(derive_seed(self.seed, candidate.key, attempt)):
-                    value = self.estimator.score(self.model, self.network, candidate)
+                with seeded(derive_seed(self.seed, what.key, attempt)):
+                    value = self._score(what)
                 return Score(value, None, time.perf_counter() - start)
             except (Exception, SystemExit) as error:  # user code may raise anything
                 failure = described(error)
-                _log.warning("candidate %s, attempt %d: %s", candidate.key, attempt + 1, failure)
+                _log.warning("candidate %s, attempt %d: %s", what.key, attempt + 1, failure)
             _free_memory()
         return Score(None, failure, time.perf_counter() - start)
+
+    def _score(self, what: Replacement) -> float:
+        if isinstance(what, Candidate):
+            return self.estimator.score(self.model, self.network, what)
+        assert isinstance(self.estimator, PlanEstimator)
+        return self.estimator.score_plan(self.model, self.network, what)
 
 
 def _free_memory() -> None:

@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from layermerge.candidates import Candidate
+from layermerge.candidates import Replacement
 from layermerge.checks import check_instance
 from layermerge.importance.evaluation import Job
 from layermerge.store import Score
 
-Run = Callable[[Iterable[Candidate]], Iterator[tuple[Candidate, Score]]]
+Run = Callable[[Iterable[Replacement]], Iterator[tuple[Replacement, Score]]]
 """Evaluates candidates, and gives each result as it arrives, in any order.
 
 It asks for a candidate when it is about to start it."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from layermerge.candidates import Candidate
+from layermerge.candidates import Replacement
 from layermerge.checks import check_integers
 from layermerge.errors import InputError, LayerMergeError
 from layermerge.importance.evaluation import Job
@@ -71,9 +71,11 @@ class Processes:
                 worker.stop()
 
 
-def _run(pool: list[_Worker], candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Score]]:
-    waiting, again = iter(candidates), list[Candidate]()
-    losses: dict[Candidate, int] = {}
+def _run(
+    pool: list[_Worker], candidates: Iterable[Replacement]
+) -> Iterator[tuple[Replacement, Score]]:
+    waiting, again = iter(candidates), list[Replacement]()
+    losses: dict[Replacement, int] = {}
     while True:
         for worker in pool:
             if worker.candidate is None:
@@ -104,12 +106,12 @@ class _Worker:
 
     payload: bytes
     device: str
-    candidate: Candidate | None = None
+    candidate: Replacement | None = None
     began: float = 0.0
     connection: Connection = field(init=False)
     process: BaseProcess | None = None
 
-    def give(self, candidate: Candidate) -> None:
+    def give(self, candidate: Replacement) -> None:
         """Start to evaluate a candidate."""
         if self.process is None:
             self.connection, theirs = _context.Pipe()

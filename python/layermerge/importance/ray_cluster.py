@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from layermerge.candidates import Candidate
+from layermerge.candidates import Replacement
 from layermerge.checks import check_numbers, check_texts
 from layermerge.errors import InputError, LayerMergeError, MissingDependencyError
 from layermerge.importance.evaluation import Job
@@ -64,7 +64,7 @@ class RayCluster:
             payload, name = ray.put(pickled(job, ray.cloudpickle.dumps)), uuid.uuid4().hex
             slots = self._slots(ray.cluster_resources(), gpus)
 
-            def run(candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Score]]:
+            def run(candidates: Iterable[Replacement]) -> Iterator[tuple[Replacement, Score]]:
                 tasks = {evaluate.remote(name, payload, each): each for each in candidates}
                 return _collect(ray, tasks)
 
@@ -89,7 +89,7 @@ class RayCluster:
         return slots
 
 
-def _collect(ray: Any, tasks: dict[Any, Candidate]) -> Iterator[tuple[Candidate, Score]]:
+def _collect(ray: Any, tasks: dict[Any, Replacement]) -> Iterator[tuple[Replacement, Score]]:
     """Results as they arrive."""
     began, waiting = time.perf_counter(), list(tasks)
     while waiting:
@@ -106,7 +106,7 @@ def _collect(ray: Any, tasks: dict[Any, Candidate]) -> Iterator[tuple[Candidate,
             yield candidate, lost(time.perf_counter() - began)
 
 
-def _evaluate(name: str, payload: bytes, candidate: Candidate) -> Score:
+def _evaluate(name: str, payload: bytes, candidate: Replacement) -> Score:
     """Evaluate one candidate: what a task does."""
     if name not in _jobs:
         _jobs.clear()

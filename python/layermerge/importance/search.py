@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from layermerge.arguments import check_argument
-from layermerge.candidates import Candidate
+from layermerge.candidates import Candidate, Combination
 from layermerge.checks import check_instance
 from layermerge.errors import InfeasibleError
 from layermerge.importance.bounds import Bounds
+from layermerge.importance.contest import Discipline, disciplines, verdict, winner
 from layermerge.importance.estimation import (
     Evaluations,
     check_not_all_alike,
@@ -38,15 +39,16 @@ from layermerge.importance.scores import ImportanceScores, change, importances
 from layermerge.importance.search_options import LAZY, SearchOptions
 from layermerge.importance.status import PlanStatus, Status
 from layermerge.latency.profile import LatencyProfile
+from layermerge.milliseconds import format_ms
 from layermerge.plan import Plan
 from layermerge.planning import (
-    Budget,
     available_ns,
     checked_budgets,
+    chosen_candidates,
+    combine,
     explained,
     make_plan,
     predict_ns,
-    predict_original_ns,
 )
 from layermerge.progress import progress_bar
 from layermerge.store import Study, StudyLike, opened
@@ -149,7 +151,7 @@ def searching(
     check_instance("options", options, SearchOptions, "SearchOptions(...)")
     if order_by is not None:
         check_estimator("order_by", order_by)
-    candidates = choosable(profile)
+    candidates = profile.choosable()
     guesses = None
     if order_by is not None and not options.full:
         guesses = rank(
@@ -170,18 +172,6 @@ def searching(
         yield PlanSearch(profile, evaluate, guesses, options, announce)
 
 
-def check_reachable(profile: LatencyProfile, budget: Budget) -> None:
-    """Refuse a budget below the fastest plan before any fine-tune is spent on it."""
-    equal = ImportanceScores(0.0, {c.key: 0.0 for c in profile.space.candidates}, {}, frozenset())
-    make_plan(profile, equal, budget.resolve(predict_original_ns(profile)))
-
-
-def choosable(profile: LatencyProfile) -> tuple[Candidate, ...]:
-    """The candidates that are worth a fine-tune, and the original ones."""
-    skipped = profile.unprofitable()
-    return tuple(each for each in profile.space.candidates if each not in skipped)
-
-
 class PlanSearch:
     """Finds plans for budgets, one after the other; what it learns it keeps."""
 
@@ -194,7 +184,7 @@ class PlanSearch:
         announce: Callable[[Status], object] = lambda status: None,
     ) -> None:
         self.profile = profile
-        self.candidates = choosable(profile)
+        self.candidates = profile.choosable()
         self._evaluate = evaluate
         self._options = options
         self._announce = announce
@@ -204,6 +194,8 @@ class PlanSearch:
                 "1, such as accuracy as a fraction. See exp_relative and delta",
                 evaluate.base,
             )
+        self._own, *others = disciplines(options.objective)
+        self._others = others if options.contest and evaluate.can_score_plans else []
         self._known = evaluate.known(each for each in self.candidates if not each.is_original)
         start = np.array([each.start for each in self.candidates])
         end = np.array([each.end for each in self.candidates])
@@ -232,28 +224,64 @@ class PlanSearch:
         if self._options.full:
             self._known.update(self._evaluate(replacements))
             check_some(self._known)
-        last = self._search(budgets_ns)
-        if not self.scores.unevaluated:
-            check_some(self._known)
-        plans = (
+        last = self._search(budgets_ns, self._own)
+        plans = [
             make_plan(self.profile, self.scores, each, objective=self._options.objective)
             for each in budgets_ns
-        )
+        ]
         if self.scores.unevaluated:
-            return tuple(replace(plan, certificate=last.certificate) for plan in plans)
+            plans = [replace(plan, certificate=last.certificate) for plan in plans]
+        else:
+            check_some(self._known)
+        if self._others:
+            plans = [*map(self._contest, plans, budgets_ns)]
+            self._announce(replace(self._status(last, budgets_ns), is_done=True))
         return tuple(plans)
 
-    def _search(self, budgets_ns: Sequence[int]) -> Round:
-        objective, base = self._options.objective, self._evaluate.base
-        delta = np.array([self._delta(each) for each in self.candidates])
+    def _contest(self, own: Plan, budget_ns: int) -> Plan:
+        """The plan with the best score as a whole, of those that are best in some discipline."""
+        contenders = [Combination(chosen_candidates(self.profile, own))]
+        for discipline in self._others:
+            with suppress(InfeasibleError):
+                (rows,) = self._search([budget_ns], discipline).rows
+                contenders.append(Combination(tuple(self.candidates[row] for row in rows)))
+        contenders = list(dict.fromkeys(contenders))
+        if len(contenders) == 1:
+            return own
+        _log.info("a contest of %d plans for %s ms", len(contenders), format_ms(budget_ns))
+        scores = self._evaluate(contenders)
+        best = winner(contenders, scores)
+        return combine(
+            self.profile,
+            self.scores,
+            best.candidates,
+            budget_ns,
+            self._options.objective,
+            verdict(own.certificate, contenders, best, scores),
+        )
+
+    def _search(self, budgets_ns: Sequence[int], discipline: Discipline) -> Round:
+        base = self._evaluate.base
+        delta = np.array(
+            [
+                self._delta(each) if discipline.admits(each) else -math.inf
+                for each in self.candidates
+            ]
+        )
+
+        def announce(state: Round) -> None:
+            if discipline is self._own:
+                self._announce(self._status(state, budgets_ns))
+
         try:
             _, last = search(
                 self._choices,
                 delta,
                 [available_ns(self.profile, each) for each in budgets_ns],
                 self._evaluate_rows,
-                objective=lambda delta: importances(objective, delta, base),
-                on_round=lambda state: self._announce(self._status(state, budgets_ns)),
+                objective=lambda delta: importances(discipline.objective, delta, base),
+                on_round=announce,
+                is_proven=discipline is self._own,
             )
         except InfeasibleError as error:
             check_some(self._known)
@@ -281,11 +309,7 @@ class PlanSearch:
         )
         self._known.update(found)
         check_not_all_alike(self._known)
-        return {
-            row: self._delta(each)
-            for row, each in enumerate(self.candidates)
-            if each.key in found and not each.is_original
-        }
+        return {k: self._delta(c) for k, c in enumerate(self.candidates) if c.key in found}
 
     def _is_unknown(self, candidate: Candidate) -> bool:
         return not candidate.is_original and candidate.key not in self._known
@@ -298,7 +322,7 @@ class PlanSearch:
             evaluated=state.evaluated,
             total=state.total,
             wanted=state.wanted,
-            is_done=state.is_last,
+            is_done=state.is_last and not self._others,
             base=self._evaluate.base,
             seconds_each=sum(seconds) / max(1, len(seconds)),
             slots=self._evaluate.slots,

@@ -23,15 +23,21 @@ class SearchOptions:
         How far scores may exceed what the bounds assume.
     per_round : int or None
         Candidates to evaluate between two solutions; by default as many as run at once.
+    contest : bool
+        Score the plan as a whole, after a short fine-tune, beside those that are best otherwise:
+        by the sum of changes, and of the candidates of `depth` and of `layer_only`. The best score
+        wins. Needs an estimator that trains, or one of your own that has `score_plan`.
     """
 
     full: bool = False
     objective: Objective = "exp_delta"
     margins: Margins = ASSUMED
     per_round: int | None = None
+    contest: bool = True
 
     def __post_init__(self) -> None:
-        check_instance("full", self.full, bool, "True or False")
+        for name in ("full", "contest"):
+            check_instance(name, getattr(self, name), bool, "True or False")
         objective_function(self.objective)
         check_instance("margins", self.margins, Margins, "Margins(...)")
         if self.per_round is not None:

@@ -156,6 +156,11 @@ class LatencyProfile:
             )
         )
 
+    def choosable(self) -> tuple[Candidate, ...]:
+        """The candidates that are worth a fine-tune, and the original ones."""
+        skipped = self.unprofitable()
+        return tuple(each for each in self.space.candidates if each not in skipped)
+
 
 def hopeless(space: CandidateSpace, estimates_ns: Mapping[Signature, int]) -> frozenset[Signature]:
     """The signatures that are far slower than the original layers wherever they would stand.
