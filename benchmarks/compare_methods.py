@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -44,6 +43,9 @@ from layermerge.seeding import seeded
 
 PARTS = (0.8, 0.65, 0.5, 0.4)
 """Budgets, as parts of the base's latency."""
+
+Points = dict[tuple[str, float], dict[str, tuple[float, float]]]
+"""By method and budget, then by seed: part of the base's latency, accuracy in per cent."""
 
 FURTHER = "base, fine-tuned 1"
 """The base after the fine-tune that every method's network gets: what that alone is worth."""
@@ -426,35 +428,44 @@ def summarise(folder: Path) -> None:
     rows = rows_of(folder)
     for network in sorted({row["network"] for row in rows}):
         own = [row for row in rows if row["network"] == network]
-        base = {row["seed"]: row for row in own if row["method"] == "base"}
-        points: dict[tuple[str, float], list[tuple[float, float]]] = {}
+        base_ns = {r["seed"]: int(r["latency_ns"]) for r in own if r["method"] == "base"}
+        points: Points = {}
         for row in own:
-            part = int(row["latency_ns"]) / int(base[row["seed"]]["latency_ns"])
-            point = (part, 100 * float(row["accuracy"]))
-            points.setdefault((row["method"], float(row["part"])), []).append(point)
-        print(f"\n### {network}, {len(base)} seeds\n")
-        print("| method | asked | measured | accuracy |\n|---|---:|---:|---:|")
+            part = int(row["latency_ns"]) / base_ns[row["seed"]]
+            found = points.setdefault((row["method"], float(row["part"])), {})
+            found[row["seed"]] = part, 100 * float(row["accuracy"])
+        print(f"\n### {network}, {len(base_ns)} seeds\n")
+        print("| method | asked | measured | accuracy | seeds |\n|---|---:|---:|---:|---:|")
         for (method, part), found in points.items():
-            latency, score = (statistics.mean(values) for values in zip(*found, strict=True))
-            spread = statistics.stdev(s for _, s in found) if len(found) > 1 else 0.0
-            print(f"| {method} | {part:.0%} | {latency:.1%} | {score:.2f} ± {spread:.2f} % |")
+            latency, score = mean_point(found)
+            spread = statistics.stdev(s for _, s in found.values()) if len(found) > 1 else 0.0
+            print(
+                f"| {method} | {part:.0%} | {latency:.1%} | {score:.2f} ± {spread:.2f} % | "
+                f"{len(found)} |"
+            )
         print("\n| method | hypervolume |\n|---|---:|")
         for method in dict.fromkeys(method for method, _ in points):
-            print(f"| {method} | {hypervolume(points, base, method):.3f} |")
+            print(f"| {method} | {hypervolume(points, base_ns, method):.2f} |")
         draw(points, folder / f"{slug(network)}.svg")
 
 
-def hypervolume(points: Mapping[Any, Any], base: Mapping[str, Any], method: str) -> float:
+def mean_point(found: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """Mean over seeds."""
+    latency, score = (statistics.mean(values) for values in zip(*found.values(), strict=True))
+    return latency, score
+
+
+def hypervolume(points: Points, seeds: Iterable[str], method: str) -> float:
     """Mean over seeds of the area that a method's networks and the base dominate.
 
     In units of part of the latency times percentage points, above the base's accuracy less 10.
     """
     areas = []
-    for place, row in enumerate(base.values()):
-        floor = 100 * float(row["accuracy"]) - 10
-        found = [values[place] for (name, _), values in points.items() if name in (method, "base")]
+    for seed in seeds:
+        floor = points["base", 1.0][seed][1] - 10
+        mine = (values for (name, _), values in points.items() if name in (method, "base"))
+        frontier = sorted(values[seed] for values in mine if seed in values)
         area, best = 0.0, floor
-        frontier = sorted(found)
         for here, (latency, score) in enumerate(frontier):
             best = max(best, score)
             after = frontier[here + 1][0] if here + 1 < len(frontier) else max(1.0, latency)
@@ -463,22 +474,19 @@ def hypervolume(points: Mapping[Any, Any], base: Mapping[str, Any], method: str)
     return statistics.mean(areas)
 
 
-def draw(points: Mapping[tuple[str, float], list[tuple[float, float]]], path: Path) -> None:
+def draw(points: Points, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5))
     axes = figure.add_subplot()
     for method in dict.fromkeys(method for method, _ in points):
-        if "," in method:
-            continue
-        own = sorted(zip(*values, strict=True) for (m, _), values in points.items() if m == method)
-        means = [tuple(statistics.mean(axis) for axis in each) for each in own]
-        means.sort()
-        axes.plot(*zip(*means, strict=True), marker="o", label=method)
+        own = sorted(mean_point(found) for (m, _), found in points.items() if m == method)
+        is_variant = method.startswith("layermerge,")
+        axes.plot(*zip(*own, strict=True), marker="o", ls=":" if is_variant else "-", label=method)
     axes.set_xlabel("measured latency, part of the base's")
     axes.set_ylabel("test accuracy in %")
-    axes.legend()
-    figure.savefig(path, bbox_inches="tight")
+    axes.legend(fontsize="small")
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
 def main() -> None:
