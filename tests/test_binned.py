@@ -139,7 +139,6 @@ def test_other_threads_run_during_a_solve():
             _core.solve_binned(problem, LARGE_BUDGET, bin_ns=1)
         done.set()
 
-    began = time.perf_counter()
     thread = threading.Thread(target=repeat)
     thread.start()
     turns = 0
@@ -147,9 +146,7 @@ def test_other_threads_run_during_a_solve():
         time.sleep(0.001)
         turns += 1
     thread.join()
-    # With the GIL held there would be one turn per solve.
-    assert turns > 30 * (time.perf_counter() - began)
-    assert turns > 10
+    assert turns > 10, "with the GIL held there would be one turn per solve"
 
 
 def test_solves_in_threads_agree():
