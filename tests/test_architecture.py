@@ -249,6 +249,7 @@ def test_the_report_reads_results_only():
             found |= own(imports.ever)
     others = {name for name in found if not name.startswith("layermerge.report")}
     assert others <= {
+        "layermerge.arguments",
         "layermerge.results",
         "layermerge.search_results",
         "layermerge.errors",

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import layermerge as lm
+from layermerge.results import load_result
 from networks import images, zoo
 
 X = images(2, 3, 16, 16)
@@ -48,7 +50,7 @@ MEASURE = r"measure_latency\(.*\) makes one"
         (lambda m, n: lm.rewrite(m, n), "plan must be a layermerge Plan, got Network"),
         (lambda m, n: lm.rewrite(n, lm.original_plan(n)), "model must be a torch"),
         (lambda m, n: lm.merge(m), "expected a network made by layermerge.rewrite"),
-        (lambda m, n: lm.load(m), "directory must be the path that save wrote to"),
+        (lambda m, n: lm.load(m), "directory must be a path, text or pathlib.Path, got "),
         (lambda m, n: lm.save(n, "anywhere"), "expected a network made by layermerge.rewrite"),
         (lambda m, n: lm.export_onnx(n, "x.onnx"), "expected a network made by layermerge.rewrite"),
     ],
@@ -56,3 +58,23 @@ MEASURE = r"measure_latency\(.*\) makes one"
 def test_an_argument_of_another_type_is_told_where_one_comes_from(model, network, call, message):
     with pytest.raises(lm.InputError, match=message):
         call(model, network)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"bytes", ["list.csv"]])
+@pytest.mark.parametrize(
+    "call",
+    [lm.read_latency, lm.read_importance, lm.load_plan, lm.load, load_result],
+)
+def test_what_is_no_path_is_refused(call, path):
+    name = "directory" if call is lm.load else "path"
+    message = f"{name} must be a path, text or pathlib.Path, got {type(path).__name__}"
+    with pytest.raises(lm.InputError, match=message):
+        call(path)
+
+
+@pytest.mark.parametrize("point", [2, -3, 0.5, "0", None])
+def test_a_point_that_a_frontier_lacks_is_refused(point):
+    frontier = lm.frontier(np.array([1, 2, 3]), [1.0, 3.0, 2.0], start=[0, 0, 0], end=[1, 1, 1])
+    assert frontier.selection(-1).value == frontier.value[1] == 3.0
+    with pytest.raises(lm.InputError, match=r"point must be the index of one of 2 points, got "):
+        frontier.selection(point)

@@ -83,9 +83,9 @@ def test_nothing_that_was_measured_before_a_kill_is_measured_again(demo):
     # The original network, and every candidate that was tried; the others were ranked only.
     scored = 1 + result["num_scored"] + result["num_failed"]
     fine_tuned = [row[2] for row in rows(folder, "scores") if "closed form" not in row[3]]
+    # Whole plans have scores, too, where several were the best at something.
     candidates = [key for key in fine_tuned if not key.startswith("plan &")]
     assert scored == len(candidates) < result["num_candidates"] - 21
-    assert len(fine_tuned) > len(candidates)
 
 
 @pytest.mark.slow

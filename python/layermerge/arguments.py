@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from layermerge.errors import InputError
 
@@ -35,3 +37,23 @@ makes one
     if not isinstance(value, kind):
         source = _SOURCES.get(kind.__name__, f"make one, {kind.__name__}(...)")
         raise InputError(f"{name} must be a {kind.__name__}, got {type(value).__name__}: {source}")
+
+
+def as_path(name: str, value: object) -> Path:
+    """The path that an argument gives; what is no path is refused.
+
+    Raises
+    ------
+    InputError
+
+    Examples
+    --------
+    >>> as_path("path", "plan.json").suffix
+    '.json'
+    >>> as_path("path", None)
+    Traceback (most recent call last):
+    layermerge.errors.InputError: path must be a path, text or pathlib.Path, got NoneType
+    """
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+        raise InputError(f"{name} must be a path, text or pathlib.Path, got {type(value).__name__}")
+    return Path(value)

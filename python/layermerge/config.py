@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from layermerge.arguments import as_path
 from layermerge.errors import InputError
 
 if sys.version_info >= (3, 11):
@@ -63,8 +64,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     InputError
         If it is missing or is no TOML.
     """
+    file = as_path("path", path)
     try:
-        return dict(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        return dict(tomllib.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"config {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layermerge.arguments import as_path
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.image_files import ImageLoader, LabelledImages, Sample, image_folder
 
@@ -138,7 +139,7 @@ def load_image_folder(
     batch_size, workers : int
         Of the data loaders.
     """
-    folder = Path(directory)
+    folder = as_path("directory", directory)
     for part in ("train", "val"):
         if not (folder / part).is_dir():
             raise InputError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from layermerge.arguments import as_path
 from layermerge.errors import InputError, shown
 
 T = TypeVar("T")
@@ -18,7 +19,7 @@ MOST_LEVELS = 64
 def write_document(path: str | Path, kind: str, version: int, values: Mapping[str, Any]) -> None:
     """Write `values` as a document of a kind, such as ``"plan"``."""
     document = {"schema": f"layermerge-{kind}", "schema_version": version, **values}
-    Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    as_path("path", path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def read_document(
@@ -46,8 +47,9 @@ def read_document(
     InputError
         If the file cannot be read, is something else, or does not hold what `parse` needs.
     """
+    file = as_path("path", path)
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # of bad encoding, of bad JSON, of numbers too long
         raise InputError(f"{path} cannot be read as a {kind}: {shown(str(error), 300)}") from error
     except RecursionError:

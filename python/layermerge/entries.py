@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from layermerge.arguments import as_path
 from layermerge.candidates import Candidate, CandidateSpace
 from layermerge.errors import InputError
 
@@ -26,8 +27,9 @@ def write_entries(path: str | Path, space: CandidateSpace) -> None:
     InputError
         If the file cannot be written.
     """
+    file_path = as_path("path", path)
     try:
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
+        with file_path.open("w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(COLUMNS)
             rows.writerows(sorted(_row(space, candidate) for candidate in space.listed))

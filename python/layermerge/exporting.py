@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, fx, nn
 
+from layermerge.arguments import as_path
 from layermerge.errors import InputError
 from layermerge.merging import merge_unverified
 from layermerge.models import load_model, without_running_code
@@ -50,7 +51,7 @@ def save(merged: fx.GraphModule, directory: str | Path, *, model_name: str | Non
     plan = rewriting.plan
     if model_name is not None:
         plan = replace(plan, provenance={**plan.provenance, MODEL_KEY: _absolute(model_name)})
-    folder = Path(directory)
+    folder = as_path("directory", directory)
     _make_folder(folder)
     write_weights(merged.state_dict(), folder / WEIGHTS_FILE, {PLAN_KEY: _checksum(plan)})
     plan.save(folder / PLAN_FILE)
@@ -78,12 +79,7 @@ def load(directory: str | Path, model: nn.Module | str | None = None) -> fx.Grap
         If a file is missing or damaged, or belongs to another network or plan, or if `model` is
         needed.
     """
-    if not isinstance(directory, (str, Path)):
-        raise InputError(
-            f"directory must be the path that save wrote to, got {type(directory).__name__}: "
-            "load(directory, model)"
-        )
-    folder = Path(directory)
+    folder = as_path("directory", directory)
     plan = load_plan(folder / PLAN_FILE)
     path = folder / WEIGHTS_FILE
     weights, metadata = read_weights(path)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from layermerge.arguments import as_path
 from layermerge.batching import Batch
 from layermerge.errors import (
     InputError,
@@ -99,7 +100,7 @@ def export_pt2(
         return loaded
 
     return _write_checked(
-        subject, Path(path), write, runner, f"torch {torch.__version__}", tolerance
+        subject, as_path("path", path), write, runner, f"torch {torch.__version__}", tolerance
     )
 
 
@@ -162,7 +163,7 @@ def export_onnx(
         ]
 
     runtime = f"ONNX Runtime {onnxruntime.__version__}"
-    return _write_checked(subject, Path(path), write, runner, runtime, tolerance)
+    return _write_checked(subject, as_path("path", path), write, runner, runtime, tolerance)
 
 
 class _Subject:

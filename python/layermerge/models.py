@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from layermerge.arguments import as_path
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.graph import ExampleInputs
 from layermerge.model_checks import check_unwrapped
@@ -85,7 +86,7 @@ def load_model_and_inputs(
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
     if weights is not None:
-        _load_weights(model, Path(weights))
+        _load_weights(model, as_path("weights", weights))
     return model.eval(), inputs
 
 

@@ -258,7 +258,15 @@ class Frontier:
         return len(self.latency_ns)
 
     def selection(self, point: int) -> Selection:
-        """Recover the selection of a point: the exact solution with its latency as the budget."""
+        """Recover the selection of a point: the exact solution with its latency as the budget.
+
+        Raises
+        ------
+        InputError
+            If `point` is no index of a point; as in a sequence, −1 is the last.
+        """
+        if not isinstance(point, (int, np.integer)) or not -len(self) <= point < len(self):
+            raise InputError(f"point must be the index of one of {len(self)} points, got {point!r}")
         return self._solve([int(self.latency_ns[point])])[0]
 
     def selections(self) -> list[Selection]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layermerge import _core
+from layermerge.arguments import as_path
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.tables import MAX_POSITION, Entries, has_repeats
 
@@ -45,8 +46,9 @@ _OTHER_FORMATS = {
 
 def read_content(path: str | Path) -> bytes:
     """Read a file as CSV text; a Parquet file as the text it stands for."""
+    file = as_path("path", path)
     try:
-        content = Path(path).read_bytes()
+        content = file.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
@@ -54,14 +56,15 @@ def read_content(path: str | Path) -> bytes:
     for beginning, what in _OTHER_FORMATS.items():
         if content.startswith(beginning):
             raise InputError(f"{path} is {what}")
-    is_parquet = Path(path).suffix == ".parquet" or content.startswith(b"PAR1")
+    is_parquet = file.suffix == ".parquet" or content.startswith(b"PAR1")
     return _csv_of_parquet(path, content) if is_parquet else content
 
 
 def write_content(path: str | Path, content: bytes) -> None:
     """Write CSV text; as Parquet if the file's name says so."""
-    if Path(path).suffix != ".parquet":
-        Path(path).write_bytes(content)
+    file = as_path("path", path)
+    if file.suffix != ".parquet":
+        file.write_bytes(content)
         return
     try:
         from pyarrow import csv, parquet

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from layermerge.arguments import as_path
 from layermerge.candidates import Candidate, CandidateSpace, Signature
 from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError
@@ -54,7 +55,7 @@ class Origin:
 
 def origin_path(table: str | Path) -> Path:
     """Where the origin of a table is written: ``T.csv`` has ``T.csv.origin.json``."""
-    return Path(f"{table}.origin.json")
+    return Path(f"{as_path('path', table)}.origin.json")
 
 
 def write_profile(profile: LatencyProfile, path: str | Path) -> int:

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from layermerge.arguments import as_path
 from layermerge.errors import InputError
 from layermerge.report.breakdown import latency_bars
 from layermerge.report.comparison import (
@@ -68,7 +69,7 @@ def write_html(
     result: Result, path: str | Path, pictures: Mapping[str, bytes] = NO_PICTURES
 ) -> None:
     """Write the page of a result to a file; see `render_html`."""
-    Path(path).write_text(render_html(result, pictures), encoding="utf-8")
+    as_path("path", path).write_text(render_html(result, pictures), encoding="utf-8")
 
 
 def _head(result: Result) -> Markup:

@@ -7,6 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layermerge.arguments import as_path
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.report.comparison import headline
 from layermerge.report.formats import format_latency, format_score, is_fraction
@@ -68,7 +69,7 @@ def write_image(result: Result, path: str | Path, *, only: str | None = None) ->
     MissingDependencyError
         matplotlib is not installed.
     """
-    path = Path(path)
+    path = as_path("path", path)
     check_image_path(path)
     try:
         import matplotlib
