@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,27 @@ def test_a_study_that_another_program_locks_is_explained(tmp_path, monkeypatch):
         other.close()
         study.add_measurements("cpu", {"conv": MEASUREMENT})
         assert study.measurements("cpu") == {"conv": MEASUREMENT}
+
+
+@pytest.mark.parametrize("lock", ["IMMEDIATE", "EXCLUSIVE"])
+def test_a_study_that_another_process_is_making_is_waited_for(tmp_path, lock):
+    other = sqlite3.connect(tmp_path / "run.db", isolation_level=None, check_same_thread=False)
+    other.execute(f"BEGIN {lock}")
+    release = threading.Timer(0.2, other.execute, ["COMMIT"])
+    release.start()
+    with Study(tmp_path / "run.db") as study:
+        study.add_measurements("cpu", {"conv": MEASUREMENT})
+    release.join()
+    other.close()
+
+
+def test_a_new_file_that_another_program_keeps_locked_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr("layermerge.store.BUSY_SECONDS", 0.05)
+    other = sqlite3.connect(tmp_path / "run.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(InputError, match="no other program holds the file"):
+        Study(tmp_path / "run.db")
+    other.close()
 
 
 @pytest.mark.parametrize("damage", ["DELETE FROM meta", "UPDATE meta SET value = 'x'"])

@@ -245,7 +245,17 @@ class Study:
         return has_tables and self._application_id() == 0
 
     def _set_journal(self) -> None:
-        self._execute("PRAGMA journal_mode = WAL")
+        # SQLite does not wait, but fails, where another process begins to write a new file.
+        deadline = time.monotonic() + BUSY_SECONDS
+        with self._explained():
+            while True:
+                try:
+                    self._connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                    break
+                except sqlite3.OperationalError as error:
+                    if "locked" not in str(error) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
         self._execute("PRAGMA synchronous = FULL")
 
     def _check_version(self) -> None:
