@@ -248,3 +248,24 @@ def test_random_numbers_of_the_caller_are_left_alone():
     before = torch.random.get_rng_state()
     capture(model, X)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class Observed(nn.Module):
+    """Computes other values, by `step`, while it is recorded."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.conv, self.step = nn.Conv2d(3, 4, 1), step
+
+    def forward(self, x):
+        step = self.step * torch._C._len_torch_function_stack()
+        return torch.cat([self.conv(x) * 1e4, torch.full_like(x, step)], 1)
+
+
+def test_a_capture_that_computes_something_else_is_refused():
+    with pytest.raises(UnsupportedModelError, match="computes other values than the model"):
+        capture(Observed(10.0).eval(), images(1, 3, 8, 8))
+
+
+def test_rounding_of_the_largest_values_is_no_difference():
+    capture(Observed(1e-3).eval(), images(1, 3, 8, 8))

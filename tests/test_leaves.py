@@ -69,16 +69,59 @@ def test_a_plain_batch_norm_trains_as_the_original_does():
 
 
 class Standardised(nn.Conv2d):
+    """Weight standardisation, with a gain of its own and a forward that pads."""
+
+    def __init__(self, *size):
+        super().__init__(*size)
+        self.gain = nn.Parameter(torch.rand(self.out_channels, 1, 1, 1))
+
     def forward(self, x):
-        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = self.gain * (self.weight - self.weight.mean((1, 2, 3), keepdim=True))
         return F.conv2d(F.pad(x, (1, 1)), weight, self.bias)
 
 
-def test_a_convolution_that_computes_its_weight_stays_whole():
-    captured = captured_from(model_with(lambda m, x: m.part(x), part=Standardised(4, 4, 3)))
-    assert calls(captured) == ["part"]
-    assert type(captured.get_submodule("part")) is Standardised
-    assert reasons(captured) == {"part": "the weight of part is computed in its forward"}
+def test_a_convolution_that_computes_its_weight_is_taken_with_the_weight_it_has():
+    model = model_with(lambda m, x: m.part(x), part=Standardised(4, 4, 3))
+    captured = capture(model, images(2, 3, 8, 8))
+    assert calls(captured) == [F.pad, "part"]
+    part, original = captured.get_submodule("part"), model.part
+    expected = original.gain * (original.weight - original.weight.mean((1, 2, 3), keepdim=True))
+    assert type(part) is nn.Conv2d
+    assert torch.equal(part.weight, expected)
+    assert part.weight.requires_grad
+    assert not part.weight.grad_fn
+    assert [name for name, _ in part.named_parameters()] == ["weight", "bias"]
+    assert "gain" in dict(original.named_parameters())
+
+
+class InputWeighted(nn.Conv2d):
+    """Dynamic convolution."""
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight * x.mean(), self.bias)
+
+
+class WeightedTwice(nn.Conv2d):
+    """The same module computes another weight at each call."""
+
+    calls = 0
+
+    def forward(self, x):
+        for scale in (1, 2):
+            x = F.conv2d(x, self.weight * scale, self.bias, padding=1)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [(InputWeighted, "the weight of part depends on the input"), (WeightedTwice, None)],
+)
+def test_weights_that_are_not_one_are_not_taken_for_a_convolution(part, reason):
+    model = model_with(lambda m, x: m.part(x), part=part(4, 4, 3))
+    x = images(2, 3, 8, 8)
+    captured = capture(model, x)
+    assert torch.equal(captured(x), model(x))
+    assert reasons(captured) == ({"part": reason} if reason else {})
 
 
 class Depth(nn.Module):

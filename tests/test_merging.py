@@ -16,7 +16,7 @@ from layermerge.merging import merge
 from layermerge.plan import Plan, PlannedSegment, original_plan
 from layermerge.rewriting import rewrite
 from layermerge.tracing import trace
-from layermerge.verification import finite_sample, verification, verify
+from layermerge.verification import Sample, finite_sample, verification, verify
 from networks import ZOO, Block, ConvNorm, images, randomized, relative_error, zoo
 from random_networks import networks, plans
 
@@ -155,6 +155,29 @@ def test_what_rounds_before_the_merge_is_not_held_against_it():
         assert relative_error(merged(x), rewritten(x)) > 1e-4
     assert verification(merged).float64_error <= 1e-10
     assert verification(merged).error <= 1e-6
+
+
+@pytest.mark.parametrize(("noise", "is_refused"), [(1e-7, False), (1e-3, True)])
+def test_what_rounding_the_weights_changes_is_no_fault_of_a_merge(noise, is_refused):
+    """The difference of two channels that are almost equal; the rewritten network has it exact."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 1, 1)).eval()
+    with torch.no_grad():
+        model[0].weight[:, 0, 0, 0] = torch.tensor([1.0, 1.0 + 2.0**-13])
+        model[1].weight[0, :, 0, 0] = torch.tensor([1.0, -1.0])
+        for part in model:
+            part.bias.zero_()
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    rewritten = rewrite(model, original_plan(trace(model, x)))
+    merged = merge(rewritten)
+    with torch.no_grad():
+        merged.get_submodule("0").weight[0] += noise
+        sample = Sample((x,), rewritten(x))
+        assert relative_error(merged(x), sample.outputs) > 2e-4
+    if is_refused:
+        with pytest.raises(VerificationError, match="differs from the rewritten one"):
+            verify(rewritten, merged, {}, sample)
+    else:
+        assert verify(rewritten, merged, {}, sample).error > 2e-4
 
 
 def test_a_network_that_computes_something_else_is_refused_with_its_segment():

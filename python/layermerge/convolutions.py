@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.parametrize import is_parametrized
-from torch.overrides import TorchFunctionMode
 
 from layermerge.windows import NO_PADDING, Padding, Size, Window
 
@@ -27,43 +23,16 @@ def window_of(module: LayerModule) -> Window:
 
 
 def weight_of(module: LayerModule) -> Tensor:
-    """The weight, of four dimensions, that the module convolves with.
-
-    A module with a forward of its own may derive it, as weight standardisation does: it is then
-    read off a call.
-    """
-    if isinstance(module, nn.Linear):
-        return module.weight.detach()[:, :, None, None]
-    if type(module).forward is nn.Conv2d.forward:
-        weight: Tensor = module.weight.detach()
-        return weight
-    size = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-    with torch.no_grad(), _Convolved() as seen:
-        module(module.weight.new_zeros(1, module.in_channels, *size))
-    derived: Tensor = seen.weight.detach()
-    return derived
+    """The weight, of four dimensions, that the module convolves with."""
+    weight = module.weight.detach()
+    return weight[:, :, None, None] if isinstance(module, nn.Linear) else weight
 
 
 def exact_weight_of(module: LayerModule) -> Tensor:
-    """The weight in float64; where it is computed from others, computed in float64."""
-    is_plain = isinstance(module, nn.Linear) or type(module).forward is nn.Conv2d.forward
-    if is_parametrized(module) or not is_plain:
+    """The weight in float64; where a parametrization computes it, computed in float64."""
+    if is_parametrized(module):
         module = copy.deepcopy(module).double()
     return weight_of(module).double()
-
-
-class _Convolved(TorchFunctionMode):
-    """Keeps the weight of the convolution that runs."""
-
-    weight: Tensor
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        keywords = kwargs or {}
-        if func in (functional.conv2d, torch.conv2d):
-            self.weight = keywords["weight"] if "weight" in keywords else args[1]
-        return func(*args, **keywords)
 
 
 def conv_padding(conv: nn.Conv2d) -> Padding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from layermerge.canonical import CASTS, Call, canonical, name_of
 from layermerge.containers import UnrecordableError, map_tensors, tensors_in
 from layermerge.graph_writer import GraphWriter
 from layermerge.leaves import is_library
-from layermerge.library_modules import WEIGHTED, arguments_of, library_module
+from layermerge.library_modules import WEIGHTED, arguments_of, convolution_with, library_module
 from layermerge.tracked import (
     place_of_call,
     random_state,
@@ -153,9 +153,9 @@ def _weighted(writer: GraphWriter, call: _Done) -> fx.Node | None:
     given = arguments_of(call.name, call.args, call.kwargs)
     path, owner = _owner(writer, given["weight"])
     plain = library_module(owner, call.name, given)
-    if plain is None:
-        _check_weight(writer, call.name, given["weight"])
-    elif path and _stands_for(writer, plain, path, owner):
+    if plain is None and call.name.startswith("conv"):
+        plain = _with_computed_weights(writer, given)
+    if plain and path and _stands_for(writer, plain, path, owner):
         return writer.node(Call("call_module", path, (call.input,)))
     return None
 
@@ -168,17 +168,27 @@ def _owner(writer: GraphWriter, weight: Any) -> tuple[str, nn.Module]:
     return (path, owner) if path and is_library(owner) else (frame.path, frame.module)
 
 
+def _with_computed_weights(writer: GraphWriter, given: dict[str, Any]) -> nn.Module | None:
+    """The convolution whose weights the running module computes out of its own, if it does so."""
+    frame, weights = writer.frames[-1], [given["weight"], given.get("bias")]
+    is_own = frame.module._parameters.get("weight") is not None
+    if not is_own or writer.tensors.is_attribute(given["weight"]):
+        return None
+    if any(writer.tensors.varies(value) for value in weights if value is not None):
+        writer.spoil(f"the weight of {frame.path} depends on the input")
+        return None
+    return convolution_with(frame.module, given)
+
+
 def _stands_for(writer: GraphWriter, plain: nn.Module, path: str, owner: nn.Module) -> bool:
     """Whether a plain module may be called at a path: one only, whoever makes the call."""
     if is_library(owner):
         return type(plain) is type(owner) and repr(plain) == repr(owner)
     known = writer.recording.modules.setdefault(path, plain)
-    return repr(known) == repr(plain)
+    return repr(known) == repr(plain) and _equal(known._parameters, plain._parameters)
 
 
-def _check_weight(writer: GraphWriter, name: str, weight: Any) -> None:
-    """Leave a convolution whole that does not use its weight as it is."""
-    frame = writer.frames[-1]
-    is_own = frame.module._parameters.get("weight") is not None
-    if name.startswith("conv") and is_own and not writer.tensors.is_attribute(weight):
-        writer.spoil(f"the weight of {frame.path} is computed in its forward")
+def _equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(
+        value is other[name] or torch.equal(value, other[name]) for name, value in one.items()
+    )

@@ -70,6 +70,28 @@ def library_module(owner: nn.Module, name: str, arguments: Arguments) -> nn.Modu
     return plain
 
 
+def convolution_with(owner: nn.Module, arguments: Arguments) -> nn.Module:
+    """The plain convolution that makes this call, with the weights of this call as parameters.
+
+    For an owner that computes them out of its parameters, as weight standardisation does.
+
+    Parameters
+    ----------
+    owner : torch.nn.Module
+        Whose forward makes the call.
+    arguments : dict
+        As `arguments_of` names them. The weight is not None.
+    """
+    plain = _convolution(owner, arguments)
+    assert plain is not None
+    for name in plain._parameters:
+        value = arguments.get(name)
+        if value is not None and value is not owner._parameters.get(name):
+            value = nn.Parameter(value.detach().clone())
+        plain._parameters[name] = value
+    return plain.train(owner.training)
+
+
 def _adopt(plain: nn.Module, owner: nn.Module) -> None:
     """Let `plain` hold what `owner` holds: parameters, buffers, children and mode."""
     plain._parameters = dict.fromkeys(plain._parameters) | owner._parameters

@@ -19,8 +19,9 @@ from layermerge.rewriting import example_tensors, rewriting_of
 
 FLOAT64_TOLERANCE = 1e-10
 FLOAT32_TOLERANCE = 1e-4
-_ROUNDING = 10
-"""Times the rounding error of the rewritten network that the merged one may have."""
+_ROUNDING = 100
+"""How often the merged network may have the rounding error of the rewritten one, or what rounding
+each of its own weights changes: what `FLOAT32_TOLERANCE` is to networks of good condition."""
 _META_KEY = "layermerge_verification"
 
 
@@ -91,7 +92,9 @@ def verify(
         exact = _in_float64(rewritten, sample.inputs) if error > tolerance else None
         if exact is not None:
             error = relative_difference(exact, actual)
-            tolerance = max(tolerance, _ROUNDING * relative_difference(exact, sample.outputs))
+            rounding = relative_difference(exact, sample.outputs)
+            rounding = max(rounding, _sensitivity(merged, sample.inputs))
+            tolerance = max(tolerance, _ROUNDING * rounding)
     found = Verification(max(segment_errors.values(), default=0.0), error)
     if not (found.float64_error <= FLOAT64_TOLERANCE and found.error <= tolerance):
         worst = max(segment_errors, key=lambda name: segment_errors[name], default="the output")
@@ -227,13 +230,29 @@ def _random_arguments(network: fx.GraphModule) -> tuple[Any, ...]:
 
 def _in_float64(network: fx.GraphModule, arguments: tuple[Any, ...]) -> Any:
     """What the network computes in double precision; None if some part of it cannot."""
-    doubled = pytree.tree_map_only(
-        Tensor, lambda value: value.double() if value.is_floating_point() else value, arguments
-    )
     try:
-        return copy.deepcopy(network).double()(*doubled)
+        return copy.deepcopy(network).double()(*_doubled(arguments))
     except RuntimeError:
         return None
+
+
+def _doubled(arguments: tuple[Any, ...]) -> Any:
+    return pytree.tree_map_only(
+        Tensor, lambda value: value.double() if value.is_floating_point() else value, arguments
+    )
+
+
+@torch.no_grad()
+def _sensitivity(network: fx.GraphModule, arguments: tuple[Any, ...]) -> float:
+    """How far its outputs move, in double precision, when each weight moves by its rounding."""
+    rounding = torch.finfo(_sample(network).dtype).eps
+    moved = copy.deepcopy(network).double()
+    expected = moved(*_doubled(arguments))
+    generator = torch.Generator().manual_seed(0)
+    for weight in moved.parameters():
+        noise = 2 * torch.rand(weight.shape, generator=generator, dtype=torch.float64) - 1
+        weight.mul_(1 + rounding * noise.to(weight.device))
+    return relative_difference(expected, moved(*_doubled(arguments)))
 
 
 def relative_difference(expected: Any, actual: Any) -> float:
