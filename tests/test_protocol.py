@@ -108,6 +108,29 @@ def test_a_machine_that_is_always_disturbed_still_gives_results():
     assert machine.measure("conv", max_seconds=1e-3)["conv"].median_ns == 1000
 
 
+def test_what_any_call_takes_is_no_part_of_a_network():
+    """Nor of each of its copies; a whole network is called, too."""
+    machine = Machine(reference=[100], conv=[1000], empty=[40, 30, 20])
+    units = {
+        "part": Unit(machine.unit("conv")),
+        "copies": Unit(machine.unit("conv"), copies=4),
+        "whole": Unit(machine.unit("conv"), is_part=False),
+        "nothing": Unit(machine.unit("empty")),
+    }
+    measured = measure_units(
+        units,
+        reference=machine.unit("reference"),
+        clock=machine.clock,
+        precision=Precision(0.02, 1.0),
+        empty=machine.unit("empty"),
+        now=lambda: machine.now_ns / 1e9,
+    ).measurements
+    assert measured["part"].median_ns == pytest.approx(970, abs=5)
+    assert measured["copies"].median_ns == pytest.approx(970 / 4, abs=2)
+    assert measured["whole"].median_ns == 1000
+    assert 0 <= measured["nothing"].median_ns < 15
+
+
 def test_units_take_turns():
     machine = Machine(reference=[100], a=[1000], b=[1000], c=[1000])
     machine.measure("a", "b", "c")

@@ -66,7 +66,7 @@ class Bench:
     def network(self, module: nn.Module, inputs: Mapping[str, Any]) -> Unit:
         """A unit of a whole network."""
         program, values = positional(self.placement.copy(module), inputs)
-        return Unit(self.backend.prepare(program, self.placement.values(values)))
+        return Unit(self.backend.prepare(program, self.placement.values(values)), is_part=False)
 
     def measure(
         self,
@@ -101,6 +101,7 @@ class Bench:
                 precision=self.options.precision,
                 known=known,
                 sentinel=self._sentinel(),
+                empty=self._empty(),
                 give_up=give_up,
                 keep=self._keep if keeps else lambda final: None,
                 show=lambda done: show(done + len(builders) - len(units)),
@@ -109,6 +110,12 @@ class Bench:
         ordered = {subject: results[subject] for subject in builders if subject in results}
         failures |= outcome.failures
         return replace(outcome, measurements=ordered, failures=failures), len(known)
+
+    def _empty(self) -> Call | None:
+        """A program that does nothing. On a GPU there is none: its queue hides what calls cost."""
+        if self.placement.device.type != "cpu":
+            return None
+        return self.backend.prepare(_Nothing().eval(), (torch.zeros(1),))
 
     def _keep(self, final: dict[str, Measurement]) -> None:
         self.study.add_measurements(self.environment.fingerprint, final)
@@ -122,6 +129,13 @@ class Bench:
             self.environment.fingerprint, SENTINEL, Measurement(pace_ns, 0.0, SENTINEL_RUNS, 0.0)
         )
         return Sentinel(first.median_ns)
+
+
+class _Nothing(nn.Module):
+    """The identity."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value
 
 
 def _writer(values: tuple[Any, ...]) -> Call | None:

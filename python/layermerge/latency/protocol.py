@@ -84,6 +84,7 @@ def measure_units(
     precision: Precision,
     known: Mapping[str, Measurement] | None = None,
     sentinel: Sentinel | None = None,
+    empty: Call | None = None,
     give_up: Callable[[Mapping[str, int]], Collection[str]] = lambda estimates_ns: (),
     keep: Callable[[dict[str, Measurement]], None] = lambda final: None,
     show: Callable[[float], None] = lambda completed: None,
@@ -105,6 +106,9 @@ def measure_units(
         the others would be too few to keep the caches cold.
     sentinel : Sentinel, optional
         One that knows the pace of an earlier run.
+    empty : callable, optional
+        A call that does nothing, timed behind each unit: the median of these timings is taken off
+        those of parts.
     give_up : callable, optional
         Receives an estimate for each unit, its fastest run so far in nanoseconds, and names the
         units that are too slow to matter: they keep the few timings that they have.
@@ -127,7 +131,7 @@ def measure_units(
     all_known = dict(known or {})
     results = {name: all_known[name] for name in units if name in all_known}
     pending = [name for name in units if name not in results]
-    rotation = Rotation(units, pending, reference, clock, sentinel or Sentinel())
+    rotation = Rotation(units, pending, reference, clock, sentinel or Sentinel(), empty)
     watch = _Stopwatch(precision.max_seconds, now)
 
     def set_aside() -> None:

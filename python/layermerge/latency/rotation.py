@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import statistics
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +22,7 @@ COMPANY = 32
 """Least number of units that rotate, so that the last ones are not timed in a hot loop."""
 MIN_REPEATS = 6  # the fewest whose range encloses the median with 95 % confidence
 SENTINEL_RUNS = 10
+MANY_CALLS = 1000
 LOOK_GROWTH = 1.1
 
 
@@ -27,12 +30,14 @@ LOOK_GROWTH = 1.1
 class Unit:
     """What is timed: a call, which does the same thing so many times over.
 
-    `before` runs first, untimed: it writes the input, as the layer before does in a network.
+    `before` runs first, untimed: it writes the input, as the layer before does in a network. Where
+    the call `is_part` of what will run, calling it costs what the whole does not.
     """
 
     call: Call
     copies: int = 1
     before: Call | None = None
+    is_part: bool = True
 
 
 class Rotation:
@@ -63,9 +68,12 @@ class Rotation:
         reference: Call,
         clock: Clock,
         sentinel: Sentinel,
+        empty: Call | None = None,
     ) -> None:
         self.units = units
         self.reference = reference
+        self.empty = empty
+        self.empty_ns: deque[int] = deque(maxlen=MANY_CALLS)
         self.clock = clock
         self.sentinel = sentinel
         self.timings: dict[str, list[int]] = {name: [] for name in pending}
@@ -160,21 +168,33 @@ class Rotation:
         # Behind the sentinel the first unit would find the caches as none of the others does: the
         # last one goes before it, too, uncounted.
         lead = units[-1:] if len(units) > 1 else []
-        calls = [call for unit in lead + units for call in (unit.before, unit.call) if call]
+        steps = [step for unit in lead + units for step in self._steps(unit)]
         # The sentinel's first run of two only fetches its data: its second does not depend on
         # what ran before.
         watch = [self.reference, self.reference]
-        _, before, *taken, _, after = self._time([*watch, *calls, *watch])
-        runs = iter(taken)
-        timings = [[next(runs) for _ in range(1 + bool(unit.before))][-1] for unit in lead + units]
+        _, before, *taken, _, after = self._time([*watch, *(call for call, _ in steps), *watch])
+        timings = [t for t, (_, unit) in zip(taken, steps, strict=True) if unit][len(lead) :]
+        self.empty_ns += [
+            t for t, (call, _) in zip(taken, steps, strict=True) if call is self.empty and t >= 0
+        ]
         is_disturbed = self.sentinel.is_disturbed_by((before, after))
         self.laps += 1
         self.disturbed_laps += is_disturbed
         return [
-            (name, round(timing / self.sentinel.drift / self.units[name].copies), is_disturbed)
-            for name, timing in zip(lap, timings[len(lead) :], strict=True)
+            (name, self._net(unit, timing), is_disturbed)
+            for name, unit, timing in zip(lap, units, timings, strict=True)
             if timing >= 0  # a clock that jumps back tells nothing
         ]
+
+    def _steps(self, unit: Unit) -> list[tuple[Call, Unit | None]]:
+        """The calls for a unit, and with which of them it is timed."""
+        steps = [(unit.before, None), (unit.call, unit), (self.empty, None)]
+        return [(call, timed) for call, timed in steps if call]
+
+    def _net(self, unit: Unit, timing: int) -> int:
+        """What one copy takes at the sentinel's first pace, without what any call takes."""
+        overhead = statistics.median(self.empty_ns) if self.empty_ns and unit.is_part else 0
+        return round(max(0, timing - overhead) / self.sentinel.drift / unit.copies)
 
     def _run_alone(self, name: str) -> list[tuple[str, int, bool]]:
         """Time one unit of a lap that failed; if it is the one that fails, give it up."""
