@@ -14,8 +14,9 @@ from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.latency import compiled, onnx_runtime
 from layermerge.latency.measuring import measure_latency, measure_modules
+from layermerge.latency.onnx_parts import Framed, cut_frames
 from layermerge.latency.options import LatencyOptions, Roofline
-from layermerge.latency.placement import with_batch
+from layermerge.latency.placement import placement_of, with_batch
 from layermerge.latency.programs import as_graph, positional
 from layermerge.tracing import trace
 from networks import relative_error
@@ -100,6 +101,60 @@ def test_an_exported_unit_computes_what_the_module_computes(small):
     session = onnxruntime.InferenceSession(onnx_runtime.export(small[0], (image,)))
     (output,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     assert np.allclose(output, small[0](image).detach().numpy(), atol=1e-5)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.activation = nn.Conv2d(16, 16, 3), nn.ReLU()
+
+    def forward(self, x, y):
+        return self.activation(self.conv(x) + y)
+
+
+PARTS = [
+    (lambda: nn.Conv2d(16, 32, 3, stride=2), ["Conv"], [(16, 9)]),
+    (lambda: nn.Sequential(nn.Conv2d(16, 16, 3, groups=16), nn.ReLU6()), ["Conv"], [(16, 9)]),
+    (lambda: nn.Conv2d(3, 32, 3), ["Conv"], [(3, 9)]),
+    (Residual, ["Conv"], [(16, 9), (16, 7)]),
+    (lambda: nn.MaxPool2d(3, 2), ["MaxPool"], [(32, 9)]),
+    (lambda: nn.Conv2d(20, 40, 1), ["Conv"], [(20, 9)]),
+]
+
+
+@needs_onnx
+@pytest.mark.parametrize(("make", "expected", "shapes"), PARTS)
+def test_a_part_runs_in_the_layout_that_it_has_in_a_network(make, expected, shapes):
+    """Nothing is rearranged at its ends. All values of an image are one here, in any layout."""
+    torch.manual_seed(0)
+    module, inputs = make().eval(), tuple(torch.ones(1, c, size, size) for c, size in shapes)
+    backend = onnx_backend()
+    model = backend._optimised(onnx_runtime.export(Framed(module).eval(), inputs))
+    channels = cut_frames(model)
+    assert [node.op_type for node in model.graph.node] == expected
+    call, read = backend.prepare_part(module, inputs)
+    call()
+    assert [value.size(1) for value in read] == [
+        channels.get(v.name, c) for v, (c, _) in zip(model.graph.input, shapes, strict=True)
+    ]
+    if all(c % 16 == 0 or c == 3 for c, _ in shapes):
+        (found,) = call._binding.copy_outputs_to_cpu()
+        wanted = module(*inputs).detach().flatten()
+        torch.testing.assert_close(torch.from_numpy(found).flatten().sort()[0], wanted.sort()[0])
+
+
+@needs_onnx
+@pytest.mark.parametrize("make", [nn.Identity, lambda: nn.MaxPool2d(1), lambda: nn.Flatten(0)])
+def test_a_part_that_only_frames_would_be_left_of_still_runs(make):
+    call, _ = onnx_backend().prepare_part(make().eval(), (torch.ones(1, 16, 5, 5),))
+    call()
+    (found,) = call._binding.copy_outputs_to_cpu()
+    assert found.size == 16 * 25
+
+
+def onnx_backend():
+    options = LatencyOptions(backend="onnxruntime", threads=1)
+    return onnx_runtime.OnnxRuntime(options, placement_of(options, torch.zeros(1)))
 
 
 @pytest.mark.slow

@@ -67,6 +67,12 @@ class Analytic:
             module(*inputs)
         return Estimate(round(counter.latency_ns))
 
+    def prepare_part(
+        self, module: nn.Module, inputs: tuple[Any, ...]
+    ) -> tuple[Call, tuple[Any, ...]]:
+        """An estimate for the part."""
+        return self.prepare(module, inputs), inputs
+
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the rooflines of all operations that are dispatched."""

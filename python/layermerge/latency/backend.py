@@ -46,6 +46,12 @@ class Backend(Protocol):
         """
         ...
 
+    def prepare_part(
+        self, module: nn.Module, inputs: tuple[Any, ...]
+    ) -> tuple[Call, tuple[Any, ...]]:
+        """A call of a part of a network as it runs there, and the inputs that it reads."""
+        ...
+
 
 _CLASS_OF = {
     "eager": "layermerge.latency.eager:Eager",
@@ -92,3 +98,13 @@ class TorchBackend:
         self.device = processor_name(placement.device)
         self.timer = timer_of(placement.device)
         self.placement = placement
+
+    def prepare(self, module: nn.Module, inputs: tuple[Any, ...]) -> Call:
+        """A call of the module."""
+        raise NotImplementedError
+
+    def prepare_part(
+        self, module: nn.Module, inputs: tuple[Any, ...]
+    ) -> tuple[Call, tuple[Any, ...]]:
+        """A call like any other: images keep their layout."""
+        return self.prepare(module, inputs), inputs

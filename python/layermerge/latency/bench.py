@@ -60,8 +60,8 @@ class Bench:
         placed = [self.placement.move(module.eval()) for module in modules]
         values = inputs()
         program = placed[0] if len(placed) == 1 else as_graph(placed, len(values))
-        call = self.backend.prepare(program, values)
-        return Unit(call, self.backend.copies, _writer(values))
+        call, read = self.backend.prepare_part(program, values)
+        return Unit(call, self.backend.copies, _writer(read))
 
     def network(self, module: nn.Module, inputs: Mapping[str, Any]) -> Unit:
         """A unit of a whole network."""

@@ -6,6 +6,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.latency.clocks import CpuTimer, SynchronousTimer, Timer, processor_name
+from layermerge.latency.onnx_parts import Framed, cut_frames
 from layermerge.latency.options import LatencyOptions
 from layermerge.latency.placement import Placement
 from layermerge.latency.rotation import Call
@@ -39,11 +42,12 @@ class OnnxRuntime:
 
     def __init__(self, options: LatencyOptions, placement: Placement) -> None:
         try:
+            import onnx
             import onnxruntime
             import onnxscript
         except ImportError as error:
             raise MissingDependencyError("ONNX Runtime", "onnx") from error
-        self._runtime = onnxruntime
+        self._runtime, self._onnx = onnxruntime, onnx
         self._placement = placement
         self._provider = PROVIDERS[placement.device.type]
         if self._provider not in onnxruntime.get_available_providers():
@@ -62,12 +66,45 @@ class OnnxRuntime:
 
     def prepare(self, module: nn.Module, inputs: tuple[Any, ...]) -> Call:
         """A call of a session, with inputs and outputs in the memory of the device."""
+        session = self._runtime.InferenceSession(
+            export(module, inputs), self._options(), providers=self._providers()
+        )
+        return self._bound(session, inputs)
+
+    def prepare_part(
+        self, module: nn.Module, inputs: tuple[Any, ...]
+    ) -> tuple[Call, tuple[Any, ...]]:
+        """A call of a session that has, on a CPU, images in ONNX Runtime's own layout."""
+        if self._placement.device.type != "cpu":
+            return self.prepare(module, inputs), inputs
+        model = self._optimised(export(Framed(module).eval(), inputs))
+        channels = cut_frames(model)
+        blocked = tuple(
+            _of_channels(value, channels.get(description.name))
+            for description, value in zip(model.graph.input, inputs, strict=True)
+        )
+        options = self._options()
+        options.graph_optimization_level = self._runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = self._runtime.InferenceSession(
+            model.SerializeToString(), options, providers=self._providers()
+        )
+        return self._bound(session, blocked), blocked
+
+    def _options(self) -> Any:
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        session = self._runtime.InferenceSession(
-            export(module, inputs), options, providers=self._providers()
-        )
+        return options
+
+    def _optimised(self, model: bytes) -> Any:
+        """A model as ONNX Runtime runs it on this machine."""
+        options = self._options()
+        with TemporaryDirectory() as folder:
+            options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+            self._runtime.InferenceSession(model, options, providers=self._providers())
+            return self._onnx.load(options.optimized_model_filepath)
+
+    def _bound(self, session: Any, inputs: tuple[Any, ...]) -> Call:
         binding = session.io_binding()
         device, index = self._placement.device.type, self._placement.device.index or 0
         for description, value in zip(session.get_inputs(), inputs, strict=True):
@@ -100,6 +137,13 @@ class _Session:
 
     def __call__(self) -> None:
         self._session.run_with_iobinding(self._binding)
+
+
+def _of_channels(value: Tensor, channels: int | None) -> Tensor:
+    """An image of as many channels as its blocks have; it is itself where they are full."""
+    if channels is None or channels == value.size(1):
+        return value
+    return value.new_zeros(value.size(0), channels, *value.shape[2:])
 
 
 def export(module: nn.Module, inputs: tuple[Any, ...]) -> bytes:
