@@ -124,11 +124,12 @@ class _Search:
         bare = skeleton(nodes)
         replaced_flops = sum(layer.flops for layer in self.network.layers_of(segment))
         is_bounded = segment.end - segment.start > 1 and _is_gapless(bare)
+        whole = _layers_of_all_channels(bare)
         best: dict[tuple[Size, bool, bool], tuple[float, Candidate]] = {}
         for kept, size, weight_l1 in self._kept_sets(segment, nodes):
             if not self._is_wanted(segment, kept):
                 continue
-            weights = self._least_weights(segment, kept, size) if is_bounded else 0
+            weights = self._least_weights(segment, whole & {*kept}, size) if is_bounded else 0
             flops = 2 * weights * math.prod(segment.output_size)
             if reason := self.limits.why_skipped(weights, flops, replaced_flops):
                 self.skipped[reason] += 1
@@ -155,10 +156,11 @@ class _Search:
             return False
         return segment.end not in self.frozen or len(kept) == 1 == length
 
-    def _least_weights(self, segment: Segment, kept: tuple[int, ...], size: Size) -> int:
+    def _least_weights(self, segment: Segment, kept: Collection[int], size: Size) -> int:
         """A lower bound on the weights of the merged convolution, for gapless segments.
 
-        Compositions and sums have as many groups as the gcd of their parts at most.
+        Compositions and sums have as many groups as the gcd of their parts at most, of those
+        parts that see all channels.
         """
         ends = math.gcd(segment.in_channels, segment.out_channels)
         groups = math.gcd(ends, *(self.network.layers[layer - 1].groups for layer in kept))
@@ -232,10 +234,9 @@ class _Search:
 
 
 def _is_gapless(nodes: tuple[Node, ...]) -> bool:
-    """Whether merged kernels have as many taps as pixels, and channels need no bookkeeping."""
+    """Whether merged kernels have as many taps as pixels."""
     return not any(
-        node.kind in (Kind.CONCAT, Kind.SLICE)
-        or any(dilation > 1 for dilation in node.operation.window.dilation)
+        any(dilation > 1 for dilation in node.operation.window.dilation)
         or any(
             stride > 1 == taps
             for stride, taps in zip(
@@ -244,6 +245,16 @@ def _is_gapless(nodes: tuple[Node, ...]) -> bool:
         )
         for node in nodes
     )
+
+
+def _layers_of_all_channels(nodes: tuple[Node, ...]) -> set[int]:
+    """The layers that do not lie between a slice of the channels and a concatenation."""
+    num_slices: dict[str, int] = {}
+    for node in nodes:
+        inside = max((num_slices.get(source, 0) for source in node.sources), default=0)
+        change = {Kind.SLICE: 1, Kind.CONCAT: -1}.get(node.kind, 0)
+        num_slices[node.name] = max(0, inside + change)
+    return {node.layer for node in nodes if node.layer and not num_slices[node.name]}
 
 
 def _measured(block: Block, layers: dict[int, Layer]) -> tuple[float, bool, bool]:
