@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import layermerge
+from layermerge import errors
 
 HEAVY = ("torch", "matplotlib", "sklearn", "pandas")
 
@@ -67,3 +68,24 @@ def test_the_stub_of_the_core_is_what_the_binary_gives(tmp_path):
     committed = Path(layermerge.__file__).with_name("_core.pyi").read_text()
     fresh = (tmp_path / "layermerge" / "_core.pyi").read_text()
     assert list(difflib.unified_diff(committed.splitlines(), fresh.splitlines())) == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "statement"),
+    [
+        ("torch", "import layermerge; layermerge.trace"),
+        ("safetensors", "import layermerge; layermerge.save"),
+        ("torch", "from layermerge.cli import main; main(['inspect', 'timm:resnet18'])"),
+        ("rich", "from layermerge.cli import main; main(['doctor'])"),
+    ],
+)
+def test_a_missing_dependency_of_the_package_itself_is_named(missing, statement):
+    done = run_python("-c", f"import sys; sys.modules[{missing!r}] = None; {statement}")
+    message = f"{missing} is not installed, and this needs it: pip install {missing}\n"
+    assert done.stderr.endswith(message)
+    assert "main" not in statement or "Traceback" not in done.stderr
+
+
+def test_modules_that_are_missing_otherwise_are_not_explained_away():
+    error = ModuleNotFoundError("No module named 'mine'", name="mine")
+    assert errors.missing(error) is error

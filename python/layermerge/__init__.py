@@ -164,7 +164,11 @@ def __getattr__(name: str) -> Any:
         return import_module("importlib.metadata").version("layermerge")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'layermerge' has no attribute '{name}'")
-    return getattr(import_module(_MODULE_OF[name]), name)
+    try:
+        module = import_module(_MODULE_OF[name])
+    except ModuleNotFoundError as error:
+        raise import_module("layermerge.errors").missing(error) from error
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -34,7 +34,7 @@ from layermerge.commands import (
 )
 from layermerge.commands.options import add_verbosity, set_verbosity
 from layermerge.config import FLAG, with_config
-from layermerge.errors import InfeasibleError, InputError, LayerMergeError
+from layermerge.errors import InfeasibleError, InputError, LayerMergeError, missing
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     set_verbosity(arguments)
     try:
-        status: int = COMMANDS[arguments.command].run(arguments)
+        status = _run_command(arguments)
     except LayerMergeError as error:
         if arguments.verbose:
             traceback.print_exc()
@@ -91,6 +91,14 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"layermerge {arguments.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    return status
+
+
+def _run_command(arguments: argparse.Namespace) -> int:
+    try:
+        status: int = COMMANDS[arguments.command].run(arguments)
+    except ModuleNotFoundError as error:
+        raise missing(error) from error
     return status
 
 

@@ -50,12 +50,26 @@ class MeasurementError(LayerMergeError):
 
 
 class MissingDependencyError(LayerMergeError, ImportError):
-    """An optional dependency is needed and not installed."""
+    """A dependency is needed and not installed: one that an extra brings, or layermerge itself."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(
-            f"{package} is not installed, and this needs it: pip install 'layermerge[{extra}]'"
-        )
+    def __init__(self, package: str, extra: str = "") -> None:
+        source = f"'layermerge[{extra}]'" if extra else package
+        super().__init__(f"{package} is not installed, and this needs it: pip install {source}")
+
+
+_OWN = {"numpy", "rich", "safetensors", "torch"}
+
+
+def missing(error: ModuleNotFoundError) -> ImportError:
+    """The error that says what to install, where a dependency of layermerge itself is missing.
+
+    Examples
+    --------
+    >>> missing(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    MissingDependencyError('torch is not installed, and this needs it: pip install torch')
+    """
+    package = (error.name or "").partition(".")[0]
+    return MissingDependencyError(package) if package in _OWN else error
 
 
 def shown(text: str, most: int = 80) -> str:

@@ -127,6 +127,7 @@ def finite_sample(rewritten: fx.GraphModule) -> Sample:
             + (f", as its parameter {bad[0]!r} holds such values" if bad else "")
             + ": its fine-tuning diverged. Lower the learning rate, and look at what finetune_fn "
             "(or train_fn) does to the network"
+            + ("" if bad else "; or norms that the plan removes kept its values small: keep them")
         )
     return sample
 
