@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -203,7 +205,15 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
         return read_weights(path)[0]
     expected = "Expected a safetensors file, or a state dict saved by torch"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds other things than tensors, or is damaged. Objects such as whole models "
+            "are not read, since reading them can run any code. "
+            f"{expected}: torch.save(model.state_dict(), FILE)"
+        ) from error
     except Exception as error:  # also that of whatever the file pretends to be
         raise InputError(f"{path} cannot be read: {brief(error)}. {expected}") from error
     if _is_state(state):
