@@ -273,6 +273,13 @@ def test_labels_that_are_missing_are_named(traced):
         estimate_importance(*traced, estimator=estimator, progress=False)
 
 
+@pytest.mark.parametrize("loss", [None, torch.zeros(2), torch.zeros(())])
+def test_a_loss_without_a_derivative_is_refused(traced, loss):
+    estimator = FirstOrderTaylor(CALIBRATION, lambda outputs, labels: loss)
+    with pytest.raises(LayerMergeError, match="must return a tensor of one number that depends"):
+        estimate_importance(*traced, estimator=estimator, progress=False)
+
+
 class _SilentError(Exception):
     def __str__(self):
         raise RuntimeError

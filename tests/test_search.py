@@ -241,6 +241,11 @@ def test_arguments_of_wrong_types_are_refused_before_anything_is_scored(task, op
         find(task, budgets(task[1], 0.8), **{"score_fn": never, **options})
 
 
+def test_what_is_no_model_is_refused(task):
+    with pytest.raises(InputError, match=r"model must be a torch.nn.Module, got str"):
+        find(("resnet18", *task[1:]), budgets(task[1], 0.8))
+
+
 @pytest.mark.parametrize(
     ("budgets_ns", "message"),
     [

@@ -30,6 +30,7 @@ from layermerge.importance.estimators import (
 from layermerge.importance.evaluation import ORIGINAL, Job
 from layermerge.importance.executors import SERIAL, Executor, Run, check_executor
 from layermerge.importance.scores import ImportanceScores
+from layermerge.model_checks import check_model
 from layermerge.network import Network
 from layermerge.progress import progress_bar
 from layermerge.store import Score, ScoreKey, Study, StudyLike, opened
@@ -242,6 +243,7 @@ def evaluating(
     executor: Executor,
 ) -> Iterator[Evaluations]:
     """Get ready to evaluate candidates, for the time of a block."""
+    check_model(model)
     check_integer("seed", seed, least=0)
     check_executor(executor)
     calibration = getattr(estimator, "calibration", None)

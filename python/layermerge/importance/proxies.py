@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from layermerge.candidates import Candidate
-from layermerge.errors import InputError
+from layermerge.errors import InputError, shown
 from layermerge.importance.activations import Batches, Recorder, device_of, inputs_of, record
 from layermerge.importance.closed_form import RIDGE, merge_least_squares
 from layermerge.importance.estimators import ScoreFunction, finite_score
@@ -198,6 +198,11 @@ class _Pair:
         recorder = Recorder(self.original, {self.exits[0]})
         with torch.enable_grad():
             loss = loss_fn(recorder.run(inputs), labels)
+        if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
+            raise InputError(
+                "loss_fn(outputs, labels) must return a tensor of one number that depends on the "
+                f"outputs, got {shown(repr(loss))}"
+            )
         (found,) = torch.autograd.grad(loss, recorder.values[self.exits[0]])
         return found, float(loss.detach())
 
