@@ -68,12 +68,13 @@ def test_a_timm_network_is_captured(name, size):
     assert len(plain_convolutions(captured)) == len(convolutions)
 
 
-def test_weight_standardised_convolutions_of_timm_stay_whole():
-    model = library("timm").create_model("nf_regnet_b0", pretrained=False)
+@pytest.mark.parametrize("name", ["nf_regnet_b0", "resnetv2_50x1_bit"])
+def test_weight_standardised_convolutions_of_timm_are_plain_ones(name):
+    model = library("timm").create_model(name, pretrained=False)
     captured, left_out = assert_captured(model, images(1, 3, 64, 64))
     assert left_out == set()
     kinds = {type(part).__name__ for part in captured.modules() if isinstance(part, nn.Conv2d)}
-    assert "ScaledStdConv2d" in kinds or "ScaledStdConv2dSame" in kinds
+    assert kinds == {"Conv2d"}
 
 
 @pytest.mark.parametrize(

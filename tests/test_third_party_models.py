@@ -93,15 +93,16 @@ def assert_original_is_exact(model, inputs):
 
 
 @torch.no_grad()
-def assert_exact(model, inputs, num_plans=1, **options):
+def assert_exact(model, inputs, num_plans=1, *, computes_weights=False, **options):
     """Everything kept, the outputs are the model's; random plans merge exactly and as promised."""
     network = trace(model, inputs, remove=REMOVABLE)
     values = inputs.values() if isinstance(inputs, dict) else [inputs]
     random = [
         images(*v.shape, seed=2, dtype=v.dtype) if v.is_floating_point() else v for v in values
     ]
-    state = model.state_dict()
-    assert_same(rewrite(model, original_plan(network))(*random), model(*random), 1e-4)
+    kept = rewrite(model, original_plan(network))
+    assert_same(kept(*random), model(*random), 1e-4)
+    state = (kept if computes_weights else model).state_dict()
     assert_original_is_exact(model, random)
     space = SearchSpace(remove=REMOVABLE, **options).enumerate(network)
     merged_layers = 0
@@ -134,6 +135,12 @@ def test_a_timm_network_merges_exactly(name):
     image = images(1, 3, 64, 64)
     max_kernel = None if name in UNBOUNDED else 7
     assert_exact(conditioned(timm_model(name), image), image, max_kernel=max_kernel)
+
+
+def test_a_network_of_standardised_weights_merges_exactly():
+    image = images(1, 3, 64, 64)
+    model = conditioned(timm_model("nf_resnet26"), image)
+    assert_exact(model, image, max_kernel=7, computes_weights=True)
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
