@@ -118,6 +118,7 @@ PARTS = [
     (lambda: nn.Conv2d(3, 32, 3), ["Conv"], [(3, 9)]),
     (Residual, ["Conv"], [(16, 9), (16, 7)]),
     (lambda: nn.MaxPool2d(3, 2), ["MaxPool"], [(32, 9)]),
+    (lambda: nn.MaxPool2d(1, 2), ["MaxPool"], [(32, 9)]),
     (lambda: nn.Conv2d(20, 40, 1), ["Conv"], [(20, 9)]),
 ]
 

@@ -40,18 +40,9 @@ def cut_frames(model: Model) -> dict[str, int]:
     """Cut the frames off an optimised model; return the channels of inputs in blocks, by name."""
     graph = model.graph
     weights = {weight.name: weight for weight in graph.initializer}
-    inputs, outputs = {v.name for v in graph.input}, {v.name for v in graph.output}
     channels = {}
     for value in graph.input:
-        name, is_blocked = value.name, False
-        while (node := _only(n for n in graph.node if name in n.input)) and node.output[
-            0
-        ] not in outputs:
-            if not (node.op_type == "ReorderInput" or _does_nothing(node)):
-                break
-            is_blocked |= node.op_type == "ReorderInput"
-            name = node.output[0]
-            graph.node.remove(node)
+        name, is_blocked = _cut_before(graph, value.name)
         if is_blocked:
             size = value.type.tensor_type.shape.dim[1]
             size.dim_value = max([size.dim_value, *_channels_read(graph, name, weights)])
@@ -59,35 +50,55 @@ def cut_frames(model: Model) -> dict[str, int]:
         for node in graph.node:
             node.input[:] = [value.name if read == name else read for read in node.input]
     for value in graph.output:
-        while node := _only(n for n in graph.node if value.name in n.output):
-            is_frame = node.op_type == "ReorderOutput" or _does_nothing(node)
-            if not is_frame or node.input[0] in inputs or _is_read(graph, value.name):
-                break
-            value.name = node.input[0]
+        name = _cut_behind(graph, value.name)
+        if name != value.name:
+            value.name = name
             value.type.tensor_type.ClearField("shape")
-            graph.node.remove(node)
     return channels
 
 
-def _only(nodes: Iterator[Any]) -> Any:
-    """The node, if there is one only."""
-    found = [*nodes]
-    return found[0] if len(found) == 1 else None
+def _cut_before(graph: Any, name: str) -> tuple[str, bool]:
+    """Cut what only frames a value that enters; return what it is then, and if it is in blocks."""
+    outputs = {value.name for value in graph.output}
+    is_blocked = False
+    while node := _frame([n for n in graph.node if name in n.input], "ReorderInput"):
+        if node.output[0] in outputs:
+            break
+        is_blocked |= node.op_type == "ReorderInput"
+        name = node.output[0]
+        graph.node.remove(node)
+    return name, is_blocked
 
 
-def _is_read(graph: Any, name: str) -> bool:
-    return any(name in node.input for node in graph.node)
+def _cut_behind(graph: Any, name: str) -> str:
+    """Cut what only frames a value that leaves; return what it was before."""
+    inputs = {value.name for value in graph.input}
+    while node := _frame([n for n in graph.node if name in n.output], "ReorderOutput"):
+        if node.input[0] in inputs or any(name in other.input for other in graph.node):
+            break
+        name = str(node.input[0])
+        graph.node.remove(node)
+    return name
 
 
-def _does_nothing(node: Any) -> bool:
+def _frame(nodes: list[Any], reorder: str) -> Any:
+    """The node, if there is one only, and it rearranges or does nothing."""
+    if len(nodes) != 1:
+        return None
+    (node,) = nodes
     sizes = {attribute.name: list(attribute.ints) for attribute in node.attribute}
-    return node.op_type == "MaxPool" and sizes.get("kernel_shape") == [1, 1]
+    does_nothing = (
+        node.op_type == "MaxPool"
+        and sizes.get("kernel_shape") == [1, 1]
+        and sizes.get("strides", [1, 1]) == [1, 1]
+    )
+    return node if node.op_type == reorder or does_nothing else None
 
 
 def _channels_read(graph: Any, name: str, weights: dict[str, Any]) -> Iterator[int]:
     """How many channels, in whole blocks, the convolutions have weights for that read a value."""
     for node in graph.node:
-        if node.op_type == "Conv" and name in node.input:
+        if node.op_type == "Conv" and name in node.input and node.input[1] in weights:
             outputs, inputs = weights[node.input[1]].dims[:2]
             groups = [attribute.i for attribute in node.attribute if attribute.name == "group"]
             yield inputs * (groups or [1])[0] if node.input[0] == name else outputs
