@@ -176,3 +176,18 @@ def test_no_batch_is_an_error(trained):
         merge_least_squares(model, network, plan, [])
     with pytest.raises(InputError, match="begins with str"):
         merge_least_squares(model, network, plan, [("a", 1)])
+
+
+@pytest.mark.parametrize("ridge", [float("nan"), -1.0, "x"])
+def test_a_ridge_that_is_none_is_refused(trained, ridge):
+    model, network = trained[:2]
+    with pytest.raises(InputError, match="ridge must be a finite number of at least 0, got"):
+        merge_least_squares(
+            model, network, original_plan(network), [images(4, 1, 12, 12)], ridge=ridge
+        )
+
+
+def test_without_a_ridge_too_little_data_is_refused():
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+    with pytest.raises(InputError, match="leaves weights undetermined at ridge 0: give more data"):
+        fit_convolution(conv, [(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))], ridge=0.0)

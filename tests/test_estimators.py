@@ -163,11 +163,41 @@ def test_a_closed_form_start_scores_better_before_any_training(traced):
             {"init": "least_squares", "calibration": CALIBRATION, "reinitialise": True},
             "either init 'least_squares' or reinitialise",
         ),
+        ({"ridge": float("nan")}, "ridge must be a finite number of at least 0, got nan"),
+        ({"name": 3}, "name must be text, got 3"),
+        ({"score_fn": None}, "score_fn must be a function of a network, got None"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        ShortFineTune(callbacks.score, None, **options)
+        ShortFineTune(**{"score_fn": callbacks.score, "train_fn": None, **options})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ClosedForm(None), "calibration must be a list of batches, got None"),
+        (lambda: OutputError(None), "calibration must be a list of batches, got None"),
+        (lambda: ClosedForm(CALIBRATION, ridge=-1), "ridge must be .* at least 0, got -1"),
+        (lambda: ClosedForm(CALIBRATION, 3), "score_fn must be a function .* got 3"),
+        (lambda: FirstOrderTaylor(CALIBRATION, None), "loss_fn must be a function .* got None"),
+    ],
+)
+def test_training_free_estimators_refuse_settings_that_do_not_fit(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_labels_that_are_no_tensors_are_named(traced):
+    estimator = FirstOrderTaylor([(IMAGES, None)], F.cross_entropy)
+    with pytest.raises(LayerMergeError, match="needs labels that are tensors, got None"):
+        estimate_importance(*traced, estimator=estimator, progress=False)
+
+
+def test_training_that_returns_another_network_is_refused(traced):
+    estimator = ShortFineTune(callbacks.score, copy.deepcopy)
+    with pytest.raises(LayerMergeError, match=r"train_fn returned another network .* in place"):
+        estimate_importance(*traced, estimator=estimator, progress=False)
 
 
 def test_an_estimator_takes_the_place_of_the_callbacks(traced):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -163,3 +164,34 @@ class _Unscored:
 def test_processes_that_cannot_be_are_refused_at_once(options, message):
     with pytest.raises(InputError, match=message):
         Processes(**options)
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    """Each worker imports the script, which would start the search again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch, callbacks\n"
+        "from layermerge import enumerate_candidates, estimate_importance, trace\n"
+        "from layermerge.importance.processes import Processes\n"
+        "from networks import tiny_classifier\n"
+        "model = tiny_classifier()\n"
+        "network = trace(model, torch.zeros(2, 1, 8, 8))\n"
+        "space = enumerate_candidates(network)\n"
+        "estimate_importance(model, network, space, score_fn=callbacks.score, train_fn=None,\n"
+        "    executor=Processes(2), progress=False, study='run.db')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+    )
+    assert "a worker process failed before it began" in done.stderr
+    assert done.stderr.rstrip().endswith("must stand under `if __name__ == '__main__':`")
+    with sqlite3.connect(tmp_path / "run.db") as study:
+        (failures,) = study.execute(
+            "SELECT COUNT(*) FROM scores WHERE failure IS NOT NULL"
+        ).fetchone()
+    assert failures == 0

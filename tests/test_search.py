@@ -302,14 +302,33 @@ def test_a_bound_that_overflows_says_so(task):
         (lambda delta, base: None, "must return an array of one importance for each .*got None"),
         (lambda delta, base: delta[:1], "must return an array of one importance for each"),
         (lambda delta, base: ["a"] * len(delta), "must return an array of one importance for"),
-        (lambda delta, base: np.log(delta), "gives -inf for a change of the score by 0"),
+        (
+            lambda delta, base: np.log(delta),
+            "gives -inf for a change of the score by 0: it must be",
+        ),
+        (lambda delta, base: 1 / 0, "fails on an array of changes .*: ZeroDivisionError"),
+        (lambda delta: delta, "fails on an array of changes .*: TypeError"),
+        (lambda delta, base: -delta, "must not decrease: it gives .* for a change of the score"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")
-def test_an_objective_that_gives_no_numbers_is_refused(task, objective, message):
+def test_an_objective_that_is_none_is_refused(task, objective, message):
     options = SearchOptions(objective=objective)
     with pytest.raises(InputError, match=message):
         find(task, budgets(task[1], 0.8), options=options)
+
+
+def test_an_objective_may_work_in_place(task):
+    def doubled(delta, base):
+        delta *= 2
+        return delta
+
+    parts = budgets(task[1], 0.7)
+    found, expected = (
+        find(task, parts, options=SearchOptions(objective=objective)).plans[0].segments
+        for objective in (doubled, "delta")
+    )
+    assert [each.kept for each in found] == [each.kept for each in expected]
 
 
 @pytest.mark.parametrize(("base", "count"), [(0.9, 0), (-0.9, 0), (91.0, 1), (-2.3, 1)])

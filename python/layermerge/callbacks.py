@@ -7,7 +7,7 @@ from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from layermerge.errors import InputError, shown
+from layermerge.errors import InputError, TrainingError, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +24,20 @@ def check_callbacks(**functions: object) -> None:
     for name, function in functions.items():
         if not callable(function):
             raise InputError(f"{name} must be a function of a network, got {function!r}")
+
+
+def check_in_place(name: str, returned: object, network: nn.Module) -> None:
+    """Refuse training that leaves the network that it was given as it was, and returns another.
+
+    Raises
+    ------
+    TrainingError
+    """
+    if returned is not network and hasattr(returned, "parameters"):
+        raise TrainingError(
+            f"{name} returned another network ({type(returned).__name__}), which is not looked at: "
+            "it must train the one that it is given, in place"
+        )
 
 
 def evaluated(evaluate: Callable[[nn.Module], Any], network: nn.Module) -> float:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from layermerge.arguments import check_argument
+from layermerge.checks import check_number
 from layermerge.errors import InputError
 from layermerge.importance.activations import Batches, check_batches, device_of, inputs_of, record
 from layermerge.merging import merge, merge_unverified
@@ -79,7 +80,13 @@ class NormalEquations:
         # Scaled by the mean square of a tap, so that `ridge` has no unit.
         scale = self.gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(1e-300)
         penalty = ridge * scale * identity
-        solution = torch.linalg.solve(self.gram + penalty, self.cross + penalty @ start)
+        try:
+            solution = torch.linalg.solve(self.gram + penalty, self.cross + penalty @ start)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise InputError(
+                f"the calibration data leaves weights undetermined at ridge {ridge:g}: give more "
+                f"data, or a larger ridge, such as {RIDGE:g}"
+            ) from error
         shape = self.convolution.weight.shape
         weight = solution[:, :-1].transpose(1, 2).reshape(shape)
         return weight, solution[:, -1].flatten()
@@ -176,7 +183,9 @@ def merge_least_squares(
         The network that `merge` gives, with other weights. A segment that became its shortcut has
         none to set.
     """
+    check_argument("network", network, Network)
     check_argument("plan", plan, Plan)
+    check_number("ridge", ridge, least=0)
     if verify:
         check_batches("batches", batches, model, network)
     original = rewrite(model, original_plan(network))

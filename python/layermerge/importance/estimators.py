@@ -14,9 +14,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import fx, nn
 
-from layermerge.callbacks import finite
+from layermerge.callbacks import check_callbacks, check_in_place, finite
 from layermerge.candidates import Candidate, Combination
-from layermerge.checks import check_instance
+from layermerge.checks import check_instance, check_numbers, check_texts
 from layermerge.errors import InputError, TrainingError
 from layermerge.importance.activations import Batches
 from layermerge.importance.closed_form import RIDGE, merge_least_squares
@@ -96,6 +96,11 @@ class ShortFineTune:
     ridge: float = RIDGE
 
     def __post_init__(self) -> None:
+        check_callbacks(score_fn=self.score_fn)
+        if self.train_fn is not None:
+            check_callbacks(train_fn=self.train_fn)
+        check_texts(self, "name")
+        check_numbers(self, "ridge", least=0)
         if self.init not in INITS:
             raise InputError(f"init must be one of {', '.join(INITS)}; got {self.init!r}")
         if self.init == "least_squares" and self.calibration is None:
@@ -128,7 +133,7 @@ class ShortFineTune:
         replaced = self._start(model, network, plan.candidates)
         if self.train_fn is not None:
             before = _parameters(replaced)
-            self.train_fn(replaced)
+            check_in_place("train_fn", self.train_fn(replaced), replaced)
             _check_same(before, _parameters(replaced))
             check_weights(replaced)
         return finite_score(self.score_fn, replaced.eval())

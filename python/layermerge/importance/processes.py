@@ -28,6 +28,11 @@ from layermerge.store import Score
 PATIENCE_S = 10.0
 """Seconds that an idle process has to end by itself."""
 
+_NO_GUARD = (
+    "Each worker process imports the program that starts it: where that is a script, what starts "
+    "the search must stand under `if __name__ == '__main__':`"
+)
+
 _context = multiprocessing.get_context("spawn")
 
 
@@ -59,6 +64,8 @@ class Processes:
     @contextmanager
     def open(self, job: Job) -> Iterator[tuple[Run, int]]:
         """Start the processes; end them afterwards."""
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise LayerMergeError(_NO_GUARD)
         gpus = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
         devices = self.devices or gpus or ("cpu",)
         count = self.workers or (len(devices) if devices != ("cpu",) else 2)
@@ -110,6 +117,7 @@ class _Worker:
     began: float = 0.0
     connection: Connection = field(init=False)
     process: BaseProcess | None = None
+    has_begun: bool = False
 
     def give(self, candidate: Replacement) -> None:
         """Start to evaluate a candidate."""
@@ -130,6 +138,7 @@ class _Worker:
         try:
             result = self.connection.recv()
         except (EOFError, OSError):
+            self._check_began()
             self.stop()
             return None
         finally:
@@ -139,7 +148,15 @@ class _Worker:
                 f"a worker process could not load the model and the callbacks: {result}. Define "
                 "what they need in files that can be imported from anywhere, or use one process"
             )
+        self.has_begun = True
         return result
+
+    def _check_began(self) -> None:
+        """Refuse to go on where a process fails before its first result, as each would."""
+        assert self.process is not None
+        self.process.join(PATIENCE_S)
+        if not self.has_begun and self.process.exitcode == 1:
+            raise LayerMergeError(f"a worker process failed before it began. {_NO_GUARD}")
 
     def stop(self) -> None:
         """End the process: an idle one by closing its connection, a busy one by force."""

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from layermerge.callbacks import check_callbacks
 from layermerge.candidates import Candidate
+from layermerge.checks import check_numbers, check_texts
 from layermerge.errors import InputError, shown
 from layermerge.importance.activations import Batches, Recorder, device_of, inputs_of, record
 from layermerge.importance.closed_form import RIDGE, merge_least_squares
@@ -37,6 +39,10 @@ class OutputError:
 
     calibration: Batches
     name: str = "custom"
+
+    def __post_init__(self) -> None:
+        _check_given(self.calibration)
+        check_texts(self, "name")
 
     @property
     def fingerprint(self) -> str:
@@ -79,6 +85,11 @@ class FirstOrderTaylor:
     loss_fn: Callable[[Tensor, Tensor], Tensor]
     name: str = "custom"
 
+    def __post_init__(self) -> None:
+        _check_given(self.calibration)
+        check_callbacks(loss_fn=self.loss_fn)
+        check_texts(self, "name")
+
     @property
     def fingerprint(self) -> str:
         """Names the estimator with its settings."""
@@ -98,6 +109,10 @@ class FirstOrderTaylor:
                 raise InputError(
                     "FirstOrderTaylor needs batches of (inputs, labels), got a "
                     f"{type(batch).__name__}"
+                )
+            if not isinstance(batch[1], Tensor):
+                raise InputError(
+                    f"FirstOrderTaylor needs labels that are tensors, got {shown(repr(batch[1]))}"
                 )
             inputs, labels = (part.to(device) for part in batch)
             before, after = pair.outputs(inputs)
@@ -127,6 +142,13 @@ class ClosedForm:
     score_fn: ScoreFunction | None = None
     name: str = "custom"
     ridge: float = RIDGE
+
+    def __post_init__(self) -> None:
+        _check_given(self.calibration)
+        if self.score_fn is not None:
+            check_callbacks(score_fn=self.score_fn)
+        check_texts(self, "name")
+        check_numbers(self, "ridge", least=0)
 
     @property
     def fingerprint(self) -> str:
@@ -205,6 +227,11 @@ class _Pair:
             )
         (found,) = torch.autograd.grad(loss, recorder.values[self.exits[0]])
         return found, float(loss.detach())
+
+
+def _check_given(calibration: object) -> None:
+    if calibration is None:
+        raise InputError("calibration must be a list of batches, got None")
 
 
 def _finite(value: float, what: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,9 @@ from layermerge.importance.evaluation import Job
 from layermerge.importance.executors import MAX_LOSSES, Run, lost
 from layermerge.importance.processes import load, pickled
 from layermerge.store import Score
+
+PATIENCE_S = 10.0
+"""Seconds that the machine at an address has to answer."""
 
 _jobs: dict[str, Job] = {}
 """In a worker: the job that it was last given, so that it is read once and not for each task."""
@@ -122,10 +126,18 @@ def _import_ray() -> Any:
     return ray
 
 
+def _check_listening(address: str) -> None:
+    """Ray waits for minutes where nothing listens."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=PATIENCE_S).close()
+
+
 def _connect(ray: Any, address: str | None) -> None:
     try:
+        _check_listening(address or "")
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise InputError(
             f"there is no Ray cluster at {address!r}: {error}. Start one with `ray start --head`, "
             "or give its address"

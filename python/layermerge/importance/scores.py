@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layermerge.candidates import Candidate
-from layermerge.errors import InputError, shown
+from layermerge.errors import InputError, described, shown
 
 ObjectiveFunction = Callable[[NDArray[np.float64], float], NDArray[Any]]
 """``objective(delta, base)``: importances of changes Δ of the score from `base`, non-decreasing."""
@@ -49,6 +49,13 @@ def objective_function(objective: Objective) -> ObjectiveFunction:
     return OBJECTIVES[objective]
 
 
+_ADVICE = (
+    ". exp(Δ) is for scores between 0 and 1, such as accuracy as a fraction: divide the score by "
+    "what a change that matters is, or choose objective 'exp_relative' (for scores that are minus "
+    "a loss) or 'delta'"
+)
+
+
 def importances(
     objective: Objective, delta: NDArray[np.float64], base: float
 ) -> NDArray[np.float64]:
@@ -60,8 +67,15 @@ def importances(
         If the objective does not give a finite number for each; where exp(Δ) overflows, say.
     """
     name = name_of(objective)
-    with np.errstate(over="ignore", invalid="ignore"):
-        returned = objective_function(objective)(delta, base)
+    function = objective_function(objective)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            returned = function(delta.copy(), base)
+    except Exception as error:  # the user's own
+        raise InputError(
+            f"objective {name!r} fails on an array of changes of the score and the original score: "
+            f"{described(error)}"
+        ) from error
     try:
         values = np.asarray(returned, np.float64)
     except (TypeError, ValueError):
@@ -75,9 +89,16 @@ def importances(
     if len(broken):
         raise InputError(
             f"objective {name!r} gives {values[broken[0]]:g} for a change of the score by "
-            f"{delta[broken[0]]:g}. exp(Δ) is for scores between 0 and 1, such as accuracy as a "
-            "fraction: divide the score by what a change that matters is, or choose objective "
-            "'exp_relative' (for scores that are minus a loss) or 'delta'"
+            f"{delta[broken[0]]:g}"
+            + (_ADVICE if isinstance(objective, str) else ": it must be a finite number for each")
+        )
+    order = np.argsort(delta, kind="stable")
+    falls = np.flatnonzero(np.diff(values[order]) < 0)
+    if len(falls):
+        less, more = order[falls[0]], order[falls[0] + 1]
+        raise InputError(
+            f"objective {name!r} must not decrease: it gives {values[less]:g} for a change of the "
+            f"score by {delta[less]:g}, and {values[more]:g} for {delta[more]:g}"
         )
     return values
 
