@@ -21,7 +21,7 @@ from layermerge.importance.status import load_status
 from layermerge.plan import plan_of
 from layermerge.planning import chosen_candidates, make_plan, predict_original_ns
 from layermerge.rewriting import rewrite
-from layermerge.store import Score, Study
+from layermerge.store import Score, ScoreKey, Study
 from layermerge.tracing import trace
 from networks import ConvNorm
 from test_planning import profile_of
@@ -209,3 +209,33 @@ def test_what_competes_costs_far_less_than_a_proof(task):
     alone = evaluated(SearchOptions(contest=False))
     proven = evaluated(SearchOptions(contest=False, objective="delta"))
     assert alone <= evaluated(SearchOptions()) < alone + proven
+
+
+def test_a_plan_of_a_combination_is_found_again_by_its_key(task):
+    candidates = task[1].choosable()
+    plan = chosen_candidates(task[1], find(task, budget_of(task)))
+    assert Combination.named(Combination(plan).key, candidates) == Combination(plan)
+    assert Combination.named("plan & 0-9:9x9:1", candidates) is None
+
+
+def test_a_plan_that_an_earlier_contest_scored_is_not_lost_again(task, tmp_path):
+    """A later search may not think of it, as others of its candidates are known by then."""
+    study = tmp_path / "run.db"
+    best = find(task, budget_of(task), study=study)
+    changed = replace(best, certificate="")
+    with Study(study) as store:
+        (name,) = {
+            each.key
+            for each in [Combination(chosen_candidates(task[1], best))]
+            if each.key in store.scored(key_of(store, "plan"))
+        }
+        assert name.startswith("plan & ")
+    again = find(task, budget_of(task), study=study, options=SearchOptions(per_round=4))
+    assert changed == replace(again, certificate="")
+
+
+def key_of(store, candidate):
+    """Of the scores that a study holds, all for one model and estimator."""
+    rows = store._execute("SELECT DISTINCT network, weights, estimator FROM scores")
+    ((network, weights, estimator),) = rows
+    return ScoreKey(network, weights, candidate, estimator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from layermerge.network import Network
@@ -125,6 +125,10 @@ class Candidate:
         return f"{self.start}-{self.end}:{height}x{width}:{kept}{added}"
 
 
+PLAN, _AND = "plan", " & "
+"""How the key of a combination begins, and what joins those of its candidates."""
+
+
 @dataclass(frozen=True)
 class Combination:
     """Several candidates at once, as in a plan; layers that none of them replaces stay."""
@@ -135,7 +139,17 @@ class Combination:
     def key(self) -> str:
         """Identity within a network, as stored with scores."""
         replaced = [each.key for each in self.candidates if not each.is_original]
-        return " & ".join(["plan", *replaced])
+        return _AND.join([PLAN, *replaced])
+
+    @staticmethod
+    def named(key: str, candidates: Sequence[Candidate]) -> Combination | None:
+        """The plan of a network with that key, of these candidates; None if it has others."""
+        replaced = {*key.split(_AND)[1:]}
+        chosen = [each for each in candidates if each.key in replaced and not each.is_original]
+        places = {place for each in chosen for place in range(each.start, each.end)}
+        stay = [each for each in candidates if each.is_original and each.start not in places]
+        found = Combination(tuple(sorted(chosen + stay, key=lambda each: each.start)))
+        return found if {*found.key.split(_AND)[1:]} == replaced else None
 
 
 Replacement = Candidate | Combination

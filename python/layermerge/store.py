@@ -187,6 +187,15 @@ class Study:
         )
         return self._checked(Score(*rows[0])) if rows else None
 
+    def scored(self, key: ScoreKey) -> list[str]:
+        """What has been evaluated beside a candidate: names that begin with that of the key."""
+        rows = self._execute(
+            "SELECT candidate FROM scores WHERE network = ? AND weights = ? AND estimator = ?"
+            " AND substr(candidate, 1, ?) = ? ORDER BY created",
+            (key.network, key.weights, key.estimator, len(key.candidate), key.candidate),
+        )
+        return [self._checked(name, str) for (name,) in rows]
+
     def add_score(self, key: ScoreKey, score: Score) -> None:
         """Keep an evaluation; a newer one replaces an older one."""
         row = (score.score, score.failure, score.seconds, time.time())

@@ -14,7 +14,7 @@ from torch import nn
 
 from layermerge.arguments import check_argument
 from layermerge.callbacks import check_callbacks
-from layermerge.candidates import Candidate, CandidateSpace, Replacement
+from layermerge.candidates import PLAN, Candidate, CandidateSpace, Combination, Replacement
 from layermerge.checks import check_integer
 from layermerge.errors import InputError, LayerMergeError
 from layermerge.importance.activations import check_batches
@@ -161,6 +161,12 @@ class Evaluations:
         """What the study holds, by candidate key."""
         found = ((each.key, self._study.score(self._score_key(each.key))) for each in candidates)
         return {key: score for key, score in found if score is not None}
+
+    def known_plans(self, candidates: Sequence[Candidate]) -> list[Combination]:
+        """The plans of these candidates that the study holds a score of."""
+        keys = self._study.scored(self._score_key(PLAN))
+        named = (Combination.named(key, candidates) for key in keys)
+        return [plan for plan in named if plan is not None]
 
     def __call__(
         self,

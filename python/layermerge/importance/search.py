@@ -245,6 +245,9 @@ class PlanSearch:
             with suppress(InfeasibleError):
                 (rows,) = self._search([budget_ns], discipline).rows
                 contenders.append(Combination(tuple(self.candidates[row] for row in rows)))
+        known = self._evaluate.known_plans(self.candidates)  # the best of them is not to be lost
+        most_ns = available_ns(self.profile, budget_ns)
+        contenders += [p for p in known if sum(map(self.profile.of, p.candidates)) <= most_ns]
         contenders = list(dict.fromkeys(contenders))
         if len(contenders) == 1:
             return own
