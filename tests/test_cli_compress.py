@@ -157,7 +157,7 @@ def test_the_input_whose_latency_counts_can_be_another(capsys, file, tmp_path):
         (["--input=1x3x8x8"], "--input SHAPE gives one image"),
         (["--breaks=9"], "breaks names position 9; positions are 0..3"),
         (["--out={file}"], "cannot be made a folder"),
-        (["--weights={file}"], "cannot be read: "),
+        (["--weights={file}"], "holds other things than tensors, or is damaged"),
     ],
 )
 def test_bad_input_exits_with_2_and_one_paragraph(capsys, file, tmp_path, arguments, message):
