@@ -72,6 +72,13 @@ def cluster():
     torch.set_num_threads(threads)
 
 
+def test_an_address_where_nothing_listens_is_refused_at_once(traced):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    job = Job(traced[0], traced[1], ShortFineTune(callbacks.score, None), 0, 1)
+    with pytest.raises(InputError, match=r"no Ray cluster at '127.0.0.1:1': .*refused"):
+        RayCluster("127.0.0.1:1").open(job).__enter__()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Ray's own, about its sockets and its future
 class TestCluster:
