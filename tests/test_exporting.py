@@ -299,3 +299,11 @@ def test_what_is_not_merged_is_not_saved(tmp_path):
     with pytest.raises(InputError, match="rewritten but not merged"):
         save(rewritten, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_model_and_no_name_is_refused(saved, tmp_path):
+    folder, merged = saved
+    assert message_of(folder, nn.Sequential).endswith("Sequential'>: call it, to give a model")
+    assert "model must be a torch.nn.Module, or a name, got 3" in message_of(folder, 3)
+    with pytest.raises(InputError, match=r"model_name must be text, such as .* got 7"):
+        save(merged, tmp_path / "other", model_name=7)

@@ -104,6 +104,8 @@ def _make_folder(folder: Path) -> None:
 
 def _absolute(model_name: str) -> str:
     """A model's name that holds in whatever folder one works."""
+    if not isinstance(model_name, str):
+        raise InputError(f"model_name must be text, such as 'timm:resnet18', got {model_name!r}")
     source, _, entry = model_name.rpartition(":")
     return f"{Path(source).resolve()}:{entry}" if source.endswith(".py") else model_name
 

@@ -66,6 +66,9 @@ def load_model_and_inputs(
     name: str, *, weights: str | Path | None = None, pretrained: bool = False
 ) -> tuple[nn.Module, ExampleInputs | None]:
     """Make a model as `load_model` does; also return the example inputs that come with it."""
+    if not isinstance(name, str):
+        advice = ": call it, to give a model" if isinstance(name, type) else ""
+        raise InputError(f"model must be a torch.nn.Module, or a name, got {name!r}{advice}")
     source, _, entry = name.rpartition(":")
     if not source or not entry:
         raise InputError(f"model {name!r} is not of the form {FORMS}")
