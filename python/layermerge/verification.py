@@ -247,13 +247,13 @@ def _doubled(arguments: tuple[Any, ...]) -> Any:
 def _sensitivity(network: fx.GraphModule, arguments: tuple[Any, ...]) -> float:
     """How far its outputs move, in double precision, when each weight moves by its rounding."""
     rounding = torch.finfo(_sample(network).dtype).eps
-    moved = copy.deepcopy(network).double()
-    expected = moved(*_doubled(arguments))
+    moved, doubled = copy.deepcopy(network).double(), _doubled(arguments)
+    expected = moved(*doubled)
     generator = torch.Generator().manual_seed(0)
     for weight in moved.parameters():
         noise = 2 * torch.rand(weight.shape, generator=generator, dtype=torch.float64) - 1
         weight.mul_(1 + rounding * noise.to(weight.device))
-    return relative_difference(expected, moved(*_doubled(arguments)))
+    return relative_difference(expected, moved(*doubled))
 
 
 def relative_difference(expected: Any, actual: Any) -> float:

@@ -177,11 +177,12 @@ class Rotation:
         self.empty_ns += [
             t for t, (call, _) in zip(taken, steps, strict=True) if call is self.empty and t >= 0
         ]
+        overhead_ns = statistics.median(self.empty_ns) if self.empty_ns else 0
         is_disturbed = self.sentinel.is_disturbed_by((before, after))
         self.laps += 1
         self.disturbed_laps += is_disturbed
         return [
-            (name, self._net(unit, timing), is_disturbed)
+            (name, self._net(unit, timing, overhead_ns), is_disturbed)
             for name, unit, timing in zip(lap, units, timings, strict=True)
             if timing >= 0  # a clock that jumps back tells nothing
         ]
@@ -191,10 +192,10 @@ class Rotation:
         steps = [(unit.before, None), (unit.call, unit), (self.empty, None)]
         return [(call, timed) for call, timed in steps if call]
 
-    def _net(self, unit: Unit, timing: int) -> int:
+    def _net(self, unit: Unit, timing: int, overhead_ns: float) -> int:
         """What one copy takes at the sentinel's first pace, without what any call takes."""
-        overhead = statistics.median(self.empty_ns) if self.empty_ns and unit.is_part else 0
-        return round(max(0, timing - overhead) / self.sentinel.drift / unit.copies)
+        net = max(0, timing - overhead_ns) if unit.is_part else timing
+        return round(net / self.sentinel.drift / unit.copies)
 
     def _run_alone(self, name: str) -> list[tuple[str, int, bool]]:
         """Time one unit of a lap that failed; if it is the one that fails, give it up."""
