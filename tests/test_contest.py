@@ -18,8 +18,9 @@ from layermerge.importance.proxies import ClosedForm
 from layermerge.importance.search import find_plans
 from layermerge.importance.search_options import SearchOptions
 from layermerge.importance.status import load_status
+from layermerge.latency.fidelity import random_plans
 from layermerge.plan import plan_of
-from layermerge.planning import chosen_candidates, make_plan, predict_original_ns
+from layermerge.planning import available_ns, chosen_candidates, make_plan, predict_original_ns
 from layermerge.rewriting import rewrite
 from layermerge.store import Score, Study
 from layermerge.tracing import trace
@@ -226,14 +227,15 @@ def test_a_plan_that_an_earlier_contest_scored_is_not_lost_again(task, tmp_path,
     )
     study = tmp_path / "run.db"
     best = find(task, budget_of(task), study=study)
-    other = next(
-        plan
-        for plan in (find(task, budget_of(task) * part // 20) for part in range(19, 9, -1))
-        if plan.segments != best.segments
-    )
-    name = Combination(chosen_candidates(task[1], other)).key
     with Study(study) as store:
-        store.add_score(replace(keys[-1], candidate=name), Score(2.0, None, 1.0))
-        assert name in store.scored(replace(keys[-1], candidate=PLAN))
+        scored = store.scored(replace(keys[-1], candidate=PLAN))
+        assert Combination(chosen_candidates(task[1], best)).key in scored
+        most_ns = available_ns(task[1], budget_of(task))
+        other = next(
+            plan
+            for plan in map(Combination, random_plans(task[1].space, 1000))
+            if sum(map(task[1].of, plan.candidates)) <= most_ns and plan.key not in scored
+        )
+        store.add_score(replace(keys[-1], candidate=other.key), Score(2.0, None, 1.0))
     again = find(task, budget_of(task), study=study)
-    assert [each.kept for each in again.segments] == [each.kept for each in other.segments]
+    assert [each.kept for each in again.segments] == [each.kept for each in other.candidates]

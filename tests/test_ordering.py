@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -103,9 +103,6 @@ def test_graphs_of_models_that_run_branch_after_branch_stay_as_they_are(name):
 @given(st.data())
 def test_any_valid_order_is_brought_into_one_with_the_same_segments(data):
     drawn = data.draw(networks())
-    # Segments that start at a fork are found only if no pooling leads into the branch that comes
-    # first there: their number depends on which it is.
-    assume(not {"Parallel", "Pool"} <= {type(part).__name__ for part in drawn.model.modules()})
     captured = capture(drawn.model, drawn.inputs)
     classify(captured, tuple(REMOVABLE))
     expected, usual = captured(*drawn.inputs), layers_of(captured)
@@ -116,7 +113,10 @@ def test_any_valid_order_is_brought_into_one_with_the_same_segments(data):
     keep_branches_together(captured)
     captured.graph.lint()
     assert torch.equal(captured(*drawn.inputs), expected)
-    assert len(list(find_regions(captured))) == num_regions
+    # Segments that start at a fork are found only if no pooling leads into the branch that comes
+    # first there: their number depends on which it is.
+    kinds = {type(part).__name__ for part in drawn.model.modules()}
+    assert len(list(find_regions(captured))) == num_regions or {"Parallel", "Pool"} <= kinds
     once = names(captured)
     keep_branches_together(captured)
     assert names(captured) == once
