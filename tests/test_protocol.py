@@ -128,7 +128,7 @@ def test_what_any_call_takes_is_no_part_of_a_network():
     assert measured["part"].median_ns == pytest.approx(970, abs=5)
     assert measured["copies"].median_ns == pytest.approx(970 / 4, abs=2)
     assert measured["whole"].median_ns == 1000
-    assert 0 <= measured["nothing"].median_ns < 15
+    assert 0 < measured["nothing"].median_ns < 15  # everything takes some time
 
 
 def test_units_take_turns():

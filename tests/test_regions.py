@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from layermerge.convolutions import conv_padding
-from layermerge.dataflow import REMOVABLE, Kind
+from layermerge.dataflow import NONLINEAR, REMOVABLE, Kind
 from layermerge.gates import parts_of
 from layermerge.graph import capture
 from layermerge.operations import classify
@@ -28,18 +28,35 @@ NEEDS_LAYER_BEHIND = {
 
 def regions_by_definition(captured):
     """Try every exit for every pair of positions, and check the definition node by node."""
+    found = {}
+    for start, first in enumerate(layer_nodes(captured)):
+        for entry in entries(first):
+            found = regions_between(captured, start, entry) | found  # the nearest entry counts
+    return found
+
+
+def regions_between(captured, start, entry):
     layers = layer_nodes(captured)
     found = {}
-    for start, first in enumerate(layers):
-        entry = before_own_padding(first)
-        for exit in captured.graph.nodes:
-            nodes = nodes_between(captured, entry, exit)
-            held = [layers.index(node) + 1 for node in nodes if node in layers]
-            if held != list(range(start + 1, start + 1 + len(held))) or not held:
-                continue
-            if is_region(entry, exit, nodes, layers) and (len(held) > 1 or is_bare(first, nodes)):
-                found[start, start + len(held)] = (entry, nodes)  # a later exit: a larger region
+    for exit in captured.graph.nodes:
+        nodes = nodes_between(captured, entry, exit)
+        held = [layers.index(node) + 1 for node in nodes if node in layers]
+        if held != list(range(start + 1, start + 1 + len(held))) or not held:
+            continue
+        if is_region(entry, exit, nodes, layers) and (
+            len(held) > 1 or is_bare(layers[start], nodes)
+        ):
+            found[start, start + len(held)] = (entry, nodes)  # a later exit: a larger region
     return found
+
+
+def entries(layer):
+    """The layer's input, and every value that leads there by nothing but affine operations."""
+    entry = before_own_padding(layer)
+    yield entry
+    while operation(entry).kind not in OUTSIDE | NONLINEAR | {Kind.LAYER, Kind.SUM, Kind.CONCAT}:
+        (entry,) = sources_of(entry)
+        yield entry
 
 
 def before_own_padding(layer):

@@ -18,6 +18,7 @@ from layermerge.windows import Size
 
 _STOPS = frozenset({Kind.BARRIER, Kind.PART})
 _NEEDS_LAYER_BEHIND = NONLINEAR | {Kind.POOL, Kind.PAD}
+_MAY_LEAD_IN = frozenset({Kind.NORM, Kind.SLICE, Kind.POOL, Kind.PAD, Kind.SIDE, Kind.IDENTITY})
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,30 @@ def find_regions(captured: fx.GraphModule) -> Iterator[Region]:
     """
     search = _Search(captured)
     for start, first in enumerate(search.layers):
-        entry = layer_input(first)
-        reachable = search.absorb(entry, start)
-        for end in range(start + 1, len(search.layers) + 1):
-            if search.layers[end - 1] not in reachable:
-                break
-            nodes = search.region_nodes(reachable, start, end)
-            if nodes:
-                yield Region(start, end, entry, nodes)
+        found: dict[int, Region] = {}
+        for entry in _entries(first):
+            reachable = search.absorb(entry, start)
+            for end in range(start + 1, len(search.layers) + 1):
+                if search.layers[end - 1] not in reachable:
+                    break
+                nodes = () if end in found else search.region_nodes(reachable, start, end)
+                if nodes:
+                    found[end] = Region(start, end, entry, nodes)
+        yield from (found[end] for end in sorted(found))
+
+
+def _entries(first: fx.Node) -> Iterator[fx.Node]:
+    """The values at which segments may enter whose first layer this is, the nearest one first.
+
+    Besides the layer's own input, those are the values in front of it that other branches, too,
+    are computed from: a pooling may lead from the fork into the branch that comes first.
+    """
+    entry = layer_input(first)
+    yield entry
+    while operation(entry).kind in _MAY_LEAD_IN:
+        entry = sources_of(entry)[0]
+        if len(entry.users) > 1:
+            yield entry
 
 
 def region_between(entry: fx.Node, exit: fx.Node) -> tuple[fx.Node, ...]:

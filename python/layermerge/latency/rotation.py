@@ -194,8 +194,8 @@ class Rotation:
 
     def _net(self, unit: Unit, timing: int, overhead_ns: float) -> int:
         """What one copy takes at the sentinel's first pace, without what any call takes."""
-        net = max(0, timing - overhead_ns) if unit.is_part else timing
-        return round(net / self.sentinel.drift / unit.copies)
+        net = timing - overhead_ns if unit.is_part else timing
+        return max(1, round(net / self.sentinel.drift / unit.copies))
 
     def _run_alone(self, name: str) -> list[tuple[str, int, bool]]:
         """Time one unit of a lap that failed; if it is the one that fails, give it up."""
