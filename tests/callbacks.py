@@ -54,6 +54,18 @@ class Killing:
         train(module)
 
 
+@dataclass(frozen=True)
+class Interrupted:
+    """Gets the signal of Ctrl-C, as all processes of a terminal do; leaves a file for each call."""
+
+    folder: Path
+
+    def __call__(self, module: nn.Module) -> None:
+        (self.folder / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+        os.kill(os.getpid(), signal.SIGINT)
+        train(module)
+
+
 class NeedsTheDriver:
     """Can be sent, but not received."""
 

@@ -86,6 +86,7 @@ LAYERS = (
     ("models",),
     ("options",),
     ("importance.search",),
+    ("importance.plan_search",),
     ("importance.ranking",),
     ("importance.estimation",),
     ("importance.ray_cluster", "importance.processes", "importance.executors"),

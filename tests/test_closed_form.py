@@ -187,6 +187,21 @@ def test_a_ridge_that_is_none_is_refused(trained, ridge):
         )
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": None}, r"model must be a torch.nn.Module, got NoneType"),
+        ({"verify": "no"}, "verify must be True or False, got 'no'"),
+        ({"report": 3}, "report must be a function of a segment and its error, got 3"),
+    ],
+)
+def test_what_closed_form_merging_cannot_take_is_refused(trained, given, message):
+    model, network = trained[:2]
+    taken = {"model": model, "batches": [images(4, 1, 12, 12)], **given}
+    with pytest.raises(InputError, match=message):
+        merge_least_squares(network=network, plan=original_plan(network), **taken)
+
+
 def test_without_a_ridge_too_little_data_is_refused():
     conv = nn.Conv2d(2, 2, 3, padding=1)
     with pytest.raises(InputError, match="leaves weights undetermined at ridge 0: give more data"):

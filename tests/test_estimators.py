@@ -310,6 +310,19 @@ def test_a_loss_without_a_derivative_is_refused(traced, loss):
         estimate_importance(*traced, estimator=estimator, progress=False)
 
 
+def _narrow(outputs, labels):
+    return F.cross_entropy(outputs, labels[:7])
+
+
+def test_a_loss_is_tried_before_anything_is_estimated(traced, monkeypatch):
+    monkeypatch.setattr(FirstOrderTaylor, "score", lambda *arguments: pytest.fail("too late"))
+    estimator = FirstOrderTaylor(CALIBRATION, _narrow)
+    line = _narrow.__code__.co_firstlineno + 1
+    message = rf"fails on a batch of calibration: ValueError: .*{__file__}, line {line}\)"
+    with pytest.raises(InputError, match=message):
+        estimate_importance(*traced, estimator=estimator, progress=False)
+
+
 class _SilentError(Exception):
     def __str__(self):
         raise RuntimeError
@@ -325,8 +338,11 @@ def test_whatever_a_callback_raises_is_a_failure_with_its_reason(traced, error, 
     model, network, _ = traced
     candidate = replacements(traced)[0]
     job = Job(model, network, ShortFineTune(callbacks.score, raises), 0, 1)
+    line = raises.__code__.co_firstlineno + 1
+    reason = f"{reason} ({__file__}, line {line})"
     assert job.run(candidate).failure == reason
-    with pytest.raises(InputError, match=f"score_fn failed on the original network: {reason}"):
+    message = f"score_fn failed on the original network: {re.escape(reason)}"
+    with pytest.raises(InputError, match=message):
         Job(model, network, ShortFineTune(raises, None), 0, 1).base()
 
 
@@ -342,6 +358,11 @@ def test_whatever_a_callback_raises_is_a_failure_with_its_reason(traced, error, 
 def test_what_is_no_score_is_refused(returned):
     with pytest.raises(InputError, match="score_fn must return a finite number, got"):
         finite_score(lambda module: returned, nn.Identity())
+
+
+def test_scores_whose_differences_would_overflow_are_refused():
+    with pytest.raises(InputError, match=r"at most 1e\+20 in absolute value, got -1\.7e\+308"):
+        finite_score(lambda module: -1.7e308, nn.Identity())
 
 
 @pytest.mark.parametrize("returned", [1, 0.5, np.float32(0.5), torch.tensor([0.5]), np.array(0.5)])

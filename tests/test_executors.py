@@ -67,6 +67,14 @@ def test_processes_give_the_scores_of_one_process(traced, tmp_path):
     assert not any(_is_alive(int(pid)) for pid in calls)
 
 
+def test_workers_leave_an_interrupt_to_the_driver(traced, tmp_path, capfd):
+    train = callbacks.Interrupted(tmp_path)
+    scores = estimate(traced, train_fn=train, executor=Processes(1))
+    assert scores.failures == {}
+    assert len({path.name.partition("-")[0] for path in tmp_path.iterdir()}) == 1
+    assert "KeyboardInterrupt" not in capfd.readouterr().err
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_worker_is_replaced_and_what_kills_every_worker_is_marked(traced, tmp_path):
     first, second, *_ = replacements(traced)
@@ -155,6 +163,7 @@ class _Unscored:
     [
         ({"workers": -1}, "workers must be a finite number of at least 0, got -1"),
         ({"workers": 1.5}, "workers must be an integer, got 1.5"),
+        ({"workers": 10**9}, "workers must be at most 1024, got 1000000000"),
         ({"workers": "2"}, "workers must be a finite number of at least 0, got '2'"),
         ({"devices": "cuda:0"}, r"devices must be a tuple, such as .*, got 'cuda:0'"),
         ({"devices": ("gpu",)}, "device must be like 'cpu' or 'cuda:0'; got 'gpu'"),

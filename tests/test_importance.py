@@ -190,8 +190,12 @@ def test_no_candidate_that_can_be_scored_is_an_error(traced):
     def broken(module):
         raise ValueError("no data")
 
-    with pytest.raises(LayerMergeError, match=r"none of the .* could be scored; .*no data"):
-        estimate(traced, train_fn=broken)
+    line = broken.__code__.co_firstlineno + 1
+    message = rf"none of the .* could be scored; .*no data \({__file__}, line {line}\)\. Mend"
+    with Study() as study:
+        with pytest.raises(LayerMergeError, match=message):
+            estimate(traced, train_fn=broken, study=study)
+        assert estimate(traced, train_fn=train_fn, study=study).failures == {}
 
 
 def test_an_original_network_without_a_score_is_an_error_that_is_not_kept(traced):

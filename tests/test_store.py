@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,26 @@ def test_values_of_another_type_are_damage(tmp_path, statement, message):
 
         with pytest.raises(InputError, match=rf"run\.db is damaged: .*{message}"):
             read()
+
+
+def test_a_table_that_is_missing_is_damage(tmp_path):
+    with Study(tmp_path / "run.db") as study:
+        study._execute("DROP TABLE scores")
+        with pytest.raises(InputError, match=r"damaged: no such table: scores; delete it"):
+            study.score(KEY)
+
+
+def test_failures_beside_a_candidate_can_be_forgotten(tmp_path):
+    others = [replace(KEY, **{name: "other"}) for name in ("network", "weights", "estimator")]
+    beside = replace(KEY, candidate="other")
+    with Study(tmp_path / "run.db") as study:
+        for key in (KEY, *others):
+            study.add_score(key, Score(None, "out of luck", 1.0))
+        study.add_score(beside, Score(0.5, None, 1.0))
+        study.remove_failures(beside)
+        assert study.score(KEY) is None
+        assert study.score(beside) == Score(0.5, None, 1.0)
+        assert all(study.score(key) for key in others)
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):

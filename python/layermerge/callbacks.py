@@ -7,6 +7,7 @@ from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from layermerge.checks import MOST
 from layermerge.errors import InputError, TrainingError, shown
 
 if TYPE_CHECKING:
@@ -69,4 +70,6 @@ def finite(name: str, returned: Any) -> float:
         score = math.nan
     if not math.isfinite(score):
         raise InputError(f"{name} must return a finite number, got {shown(repr(returned))}")
+    if abs(score) > MOST:
+        raise InputError(f"{name} must return at most {MOST:g} in absolute value, got {score:g}")
     return score

@@ -50,6 +50,12 @@ def check_instance(name: str, value: object, kind: type, expected: str) -> None:
         raise InputError(f"{name} must be {expected}, got {shown(repr(value))}")
 
 
+def check_truth(name: str, value: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {value!r}")
+
+
 def check_texts(owner: object, *names: str) -> None:
     """Refuse attributes that are no text."""
     for name in names:

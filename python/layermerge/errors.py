@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
+from pathlib import Path
+
 
 class LayerMergeError(Exception):
     """Base class of every error that LayerMerge raises on purpose."""
@@ -90,3 +94,23 @@ def described(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     except Exception:  # whatever its own __str__ meets
         return type(error).__name__
+
+
+def located(error: BaseException) -> str:
+    """Somebody else's exception as text, and the line of their code that it comes from.
+
+    That is the innermost one outside of Python, installed packages and layermerge. What layermerge
+    itself raises says all there is to say.
+    """
+    if isinstance(error, LayerMergeError):
+        return described(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_installed(Path(frame.filename))]
+    return described(error) + (f" ({own[-1].filename}, line {own[-1].lineno})" if own else "")
+
+
+def _is_installed(path: Path) -> bool:
+    homes = Path(__file__).parent, Path(sysconfig.get_path("stdlib"))
+    is_made = path.name.startswith("<")  # code without a file
+    is_package = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+    return is_made or is_package or any(map(path.is_relative_to, homes))

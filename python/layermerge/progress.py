@@ -1,4 +1,4 @@
-"""What everything slow shows: a progress bar on a terminal, silent elsewhere; times of stages."""
+"""What everything slow shows: a bar on a terminal, now and then a line elsewhere; stage times."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+LOG_S = 30.0
+"""Seconds between two lines where there is no terminal."""
+
 _log = logging.getLogger(__name__)
 _package_log = logging.getLogger("layermerge")
 
@@ -17,7 +20,7 @@ _package_log = logging.getLogger("layermerge")
 def progress_bar(
     description: str, total: float, *, enabled: bool = True
 ) -> Iterator[Callable[[float], None]]:
-    """Show a bar with the time that is left, while a block runs.
+    """Show a bar with the time that is left, while a block runs; log how far it is elsewhere.
 
     Parameters
     ----------
@@ -26,7 +29,7 @@ def progress_bar(
     total : float
         Amount of work.
     enabled : bool
-        False hides the bar even on a terminal. So does a package logger that was set to warnings
+        False shows nothing even on a terminal. So does a package logger that was set to warnings
         and worse.
 
     Yields
@@ -35,8 +38,11 @@ def progress_bar(
         ``show(completed)``: how much of `total` is done.
     """
     is_quiet = _package_log.level >= logging.WARNING
-    if not enabled or is_quiet or not sys.stderr.isatty():
+    if not enabled or is_quiet:
         yield lambda completed: None
+        return
+    if not sys.stderr.isatty():
+        yield _logged(description, total)
         return
     from rich.console import Console
     from rich.progress import (
@@ -59,6 +65,20 @@ def progress_bar(
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total)
         yield lambda completed: progress.update(task, completed=completed)
+
+
+def _logged(
+    description: str, total: float, now: Callable[[], float] = time.monotonic
+) -> Callable[[float], None]:
+    last = now()
+
+    def show(completed: float) -> None:
+        nonlocal last
+        if now() - last >= LOG_S:
+            last = now()
+            _log.info("%s: %.0f %%", description, 100 * completed / max(total, completed, 1e-9))
+
+    return show
 
 
 @dataclass

@@ -133,8 +133,8 @@ def _device(model: nn.Module) -> torch.device:
 def _check_plan(plan: Plan, network: Network) -> None:
     if network.fingerprint != plan.network_fingerprint:
         raise InputError(
-            f"the plan was made for another network: its fingerprint is "
-            f"{plan.network_fingerprint}, that of {network.name} is {network.fingerprint}. Give "
+            "the plan, or the profile it rests on, was made for another network: its fingerprint "
+            f"is {plan.network_fingerprint}, that of {network.name} is {network.fingerprint}. Give "
             "the model that was traced, in the same configuration"
         )
 

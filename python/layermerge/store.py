@@ -159,7 +159,7 @@ class Study:
 
     def add_measurements(self, environment: str, measurements: dict[str, Measurement]) -> None:
         """Keep latencies by subject, in one transaction; a newer one replaces an older one."""
-        self._insert(
+        self._write(
             "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 (environment, subject, m.median_ns, m.spread, m.repeats, m.seconds, time.time())
@@ -172,7 +172,7 @@ class Study:
     ) -> Measurement:
         """Keep a latency unless there is one, whoever wrote it; return the one that is there."""
         m = measurement
-        self._insert(
+        self._write(
             "INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)",
             [(environment, subject, m.median_ns, m.spread, m.repeats, m.seconds, time.time())],
         )
@@ -199,9 +199,17 @@ class Study:
     def add_score(self, key: ScoreKey, score: Score) -> None:
         """Keep an evaluation; a newer one replaces an older one."""
         row = (score.score, score.failure, score.seconds, time.time())
-        self._insert(
+        self._write(
             "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [(key.network, key.weights, key.candidate, key.estimator, *row)],
+        )
+
+    def remove_failures(self, key: ScoreKey) -> None:
+        """Forget which evaluations failed, of all candidates beside that of the key."""
+        self._write(
+            "DELETE FROM scores WHERE network = ? AND weights = ? AND estimator = ?"
+            " AND failure IS NOT NULL",
+            [(key.network, key.weights, key.estimator)],
         )
 
     def artefact(self, key: str) -> bytes | None:
@@ -211,7 +219,7 @@ class Study:
 
     def add_artefact(self, key: str, content: bytes) -> None:
         """Keep something that took long to make; a newer one replaces an older one."""
-        self._insert(
+        self._write(
             "INSERT OR REPLACE INTO artefacts VALUES (?, ?, ?)", [(key, content, time.time())]
         )
 
@@ -300,7 +308,7 @@ class Study:
         with self._explained():
             return self._connection.execute(statement, values).fetchall()
 
-    def _insert(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+    def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         with self._explained():
             self._connection.execute("BEGIN IMMEDIATE")
             with self._connection:
@@ -313,13 +321,14 @@ class Study:
             yield
         except sqlite3.ProgrammingError as error:
             raise InputError(f"study {self.path} was closed, or is of another thread") from error
-        except sqlite3.OperationalError as error:
-            raise InputError(
-                f"study {self.path} cannot be read and written: {shown(str(error))}; check that "
-                "its folder is writable and has space, and that no other program holds the file"
-            ) from error
         # Damage to what SQLite quotes in its errors makes them undecodable in turn.
         except (sqlite3.DatabaseError, UnicodeError, MemoryError, OverflowError) as error:
+            if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
+                raise InputError(
+                    f"study {self.path} cannot be read and written: {shown(str(error))}; check "
+                    "that its folder is writable and has space, and that no other program holds "
+                    "the file"
+                ) from error
             raise InputError(
                 f"study {self.path} is not a study, or is damaged: {shown(str(error))}; delete it, "
                 "or name another file"

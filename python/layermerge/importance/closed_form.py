@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from layermerge.arguments import check_argument
-from layermerge.checks import check_number
-from layermerge.errors import InputError
+from layermerge.checks import check_number, check_truth
+from layermerge.errors import InputError, shown
 from layermerge.importance.activations import Batches, check_batches, device_of, inputs_of, record
 from layermerge.merging import merge, merge_unverified
+from layermerge.model_checks import check_model
 from layermerge.network import Network
 from layermerge.plan import Plan, PlannedSegment, original_plan
 from layermerge.rewriting import rewrite
@@ -183,9 +184,15 @@ def merge_least_squares(
         The network that `merge` gives, with other weights. A segment that became its shortcut has
         none to set.
     """
+    check_model(model)
     check_argument("network", network, Network)
     check_argument("plan", plan, Plan)
     check_number("ridge", ridge, least=0)
+    check_truth("verify", verify)
+    if not callable(report):
+        raise InputError(
+            f"report must be a function of a segment and its error, got {shown(repr(report))}"
+        )
     if verify:
         check_batches("batches", batches, model, network)
     original = rewrite(model, original_plan(network))

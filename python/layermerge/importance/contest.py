@@ -61,13 +61,13 @@ def verdict(
     first = scores[contenders[0].key]
     if first.failure is None:
         if best is contenders[0]:
-            return f"{certificate}; {among}{first.value:.4f}"
-        of_first = f"scores {first.value:.4f}"
+            return f"{certificate}; {among}{first.value:.6g}"
+        of_first = f"scores {first.value:.6g}"
     else:
         if best is contenders[0]:
             return f"{certificate}; it could not be fine-tuned as a whole: {first.failure}"
         of_first = f"failed: {first.failure}"
     return (
-        f"{among}{scores[best.key].value:.4f}; that of the largest total importance "
+        f"{among}{scores[best.key].value:.6g}; that of the largest total importance "
         f"({certificate}) {of_first}"
     )

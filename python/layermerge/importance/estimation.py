@@ -39,6 +39,9 @@ from layermerge.weights import fingerprint_weights
 POLL_S = 0.2
 """Seconds between two looks at what other processes have found."""
 
+ENOUGH_FAILURES = 4
+"""Candidates that may fail alike before a search gives up."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -109,8 +112,8 @@ def estimate_importance(
         progress_bar("Estimating importance", len(wanted), enabled=progress) as show,
     ):
         scores = evaluate(wanted, on_score=show)
+        evaluate.check_some(scores)
         base = evaluate.base
-    check_some(scores)
     return collect(base, scores, skipped=frozenset(candidate.key for candidate in skip))
 
 
@@ -194,6 +197,22 @@ class Evaluations:
         """
         return dict(self._some(candidates, count))
 
+    def check_not_all_alike(self, scores: Mapping[str, Score]) -> None:
+        """Give up when the first few candidates have failed for one and the same reason."""
+        failures = {score.failure for score in scores.values()}
+        if len(scores) >= ENOUGH_FAILURES and len(failures) == 1:
+            self.check_some(scores)
+
+    def check_some(self, scores: Mapping[str, Score]) -> None:
+        """Refuse a table in which everything failed, and keep nothing of it in the study."""
+        failures = [score.failure for score in scores.values() if score.failure is not None]
+        if failures and len(failures) == len(scores):
+            self._study.remove_failures(self._score_key(""))
+            raise LayerMergeError(
+                f"none of the {len(scores)} candidates could be scored; the first failed with "
+                f"{failures[0]}. Mend that and start again: these failures are not kept"
+            )
+
     def _some(self, candidates: Sequence[Replacement], count: int) -> Iterator[tuple[str, Score]]:
         is_told = False
         while not (scores := self.known(candidates)):
@@ -234,10 +253,6 @@ class Evaluations:
         return ScoreKey(*self._key, candidate, self.estimator)
 
 
-ENOUGH_FAILURES = 4
-"""Candidates that may fail alike before a search gives up."""
-
-
 @contextmanager
 def evaluating(
     model: nn.Module,
@@ -258,24 +273,6 @@ def evaluating(
     job = Job(model, network, estimator, seed, torch.get_num_threads())
     with Claims(study.path) as claims, executor.open(job) as (run, slots):
         yield Evaluations(job, study, claims, run, slots)
-
-
-def check_not_all_alike(scores: Mapping[str, Score]) -> None:
-    """Give up when the first few candidates have failed for one and the same reason."""
-    failures = {score.failure for score in scores.values()}
-    if len(scores) >= ENOUGH_FAILURES and len(failures) == 1 and None not in failures:
-        check_some(scores)
-
-
-def check_some(scores: Mapping[str, Score]) -> None:
-    """Refuse a table in which everything failed."""
-    failures = [score.failure for score in scores.values() if score.failure is not None]
-    if failures and len(failures) == len(scores):
-        raise LayerMergeError(
-            f"none of the {len(scores)} candidates could be scored; the first failed with "
-            f"{failures[0]}. The study holds the failures: once that is mended, give another "
-            "`estimator` or another study"
-        )
 
 
 def collect(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from layermerge.candidates import Candidate, Replacement
-from layermerge.errors import InputError, LayerMergeError, described
+from layermerge.errors import InputError, LayerMergeError, located
 from layermerge.importance.estimators import Estimator, PlanEstimator
 from layermerge.network import Network
 from layermerge.seeding import derive_seed, seeded
@@ -62,7 +62,7 @@ class Job:
             raise
         except (Exception, SystemExit) as error:  # user code may raise anything
             raise InputError(
-                f"score_fn failed on the original network: {described(error)}. It is "
+                f"score_fn failed on the original network: {located(error)}. It is "
                 "called as score_fn(module) and must return a number, higher is better"
             ) from error
 
@@ -79,7 +79,7 @@ class Job:
                     value = self._score(what)
                 return Score(value, None, time.perf_counter() - start)
             except (Exception, SystemExit) as error:  # user code may raise anything
-                failure = described(error)
+                failure = located(error)
                 _log.warning("candidate %s, attempt %d: %s", what.key, attempt + 1, failure)
             _free_memory()
         return Score(None, failure, time.perf_counter() - start)

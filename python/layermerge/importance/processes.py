@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import pickle
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from layermerge.latency.placement import resolve_device
 from layermerge.source_files import load_file, loaded_files
 from layermerge.store import Score
 
+MOST_WORKERS = 1024
 PATIENCE_S = 10.0
 """Seconds that an idle process has to end by itself."""
 
@@ -54,6 +56,8 @@ class Processes:
 
     def __post_init__(self) -> None:
         check_integers(self, "workers", least=0)
+        if self.workers > MOST_WORKERS:
+            raise InputError(f"workers must be at most {MOST_WORKERS}, got {self.workers}")
         if isinstance(self.devices, str) or not isinstance(self.devices, Iterable):
             raise InputError(
                 f"devices must be a tuple, such as ('cuda:0', 'cuda:1'), got {self.devices!r}"
@@ -172,6 +176,8 @@ class _Worker:
 
 def _serve(connection: Connection, payload: bytes, device: str) -> None:
     """Evaluate what arrives, until the other end is closed: what a worker process does."""
+    # Ctrl-C reaches all processes of a terminal: the driver ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         job = load(payload, device)
     except Exception as error:  # whatever unpickling meets

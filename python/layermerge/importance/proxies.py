@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from layermerge.callbacks import check_callbacks
 from layermerge.candidates import Candidate
 from layermerge.checks import check_numbers, check_texts
-from layermerge.errors import InputError, shown
+from layermerge.errors import InputError, located, shown
 from layermerge.importance.activations import Batches, Recorder, device_of, inputs_of, record
 from layermerge.importance.closed_form import RIDGE, merge_least_squares
 from layermerge.importance.estimators import ScoreFunction, finite_score
@@ -96,14 +96,25 @@ class FirstOrderTaylor:
         return json.dumps({"estimator": "taylor", "data": self.name}, sort_keys=True)
 
     def base(self, model: nn.Module, network: Network) -> float:
-        """The original network changes nothing."""
+        """The original network changes nothing; here the labels and `loss_fn` are tried."""
+        original = rewrite(model, original_plan(network))
+        for inputs, labels in self._batches(device_of(model)):
+            _loss(self.loss_fn, original(inputs), labels)
         return 0.0
 
     def score(self, model: nn.Module, network: Network, candidate: Candidate) -> float:
         """Minus the estimated change of the loss, relative to the loss."""
         pair = _Pair.of(model, network, candidate)
         change = total = 0.0
-        device = device_of(model)
+        for inputs, labels in self._batches(device_of(model)):
+            before, after = pair.outputs(inputs)
+            gradient, loss = pair.gradient(inputs, labels, self.loss_fn)
+            per_input = (gradient * (after - before)).flatten(1).sum(1)
+            change += float(per_input.abs().sum())
+            total += loss
+        return _finite(-change / max(total, 1e-300), "the Taylor estimate")
+
+    def _batches(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.calibration:
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise InputError(
@@ -114,13 +125,7 @@ class FirstOrderTaylor:
                 raise InputError(
                     f"FirstOrderTaylor needs labels that are tensors, got {shown(repr(batch[1]))}"
                 )
-            inputs, labels = (part.to(device) for part in batch)
-            before, after = pair.outputs(inputs)
-            gradient, loss = pair.gradient(inputs, labels, self.loss_fn)
-            per_input = (gradient * (after - before)).flatten(1).sum(1)
-            change += float(per_input.abs().sum())
-            total += loss
-        return _finite(-change / max(total, 1e-300), "the Taylor estimate")
+            yield batch[0].to(device), batch[1].to(device)
 
 
 @dataclass(frozen=True)
@@ -219,14 +224,24 @@ class _Pair:
         """Gradient of the loss at the segment's output in the original network, and the loss."""
         recorder = Recorder(self.original, {self.exits[0]})
         with torch.enable_grad():
-            loss = loss_fn(recorder.run(inputs), labels)
-        if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
-            raise InputError(
-                "loss_fn(outputs, labels) must return a tensor of one number that depends on the "
-                f"outputs, got {shown(repr(loss))}"
-            )
+            loss = _loss(loss_fn, recorder.run(inputs), labels)
         (found,) = torch.autograd.grad(loss, recorder.values[self.exits[0]])
         return found, float(loss.detach())
+
+
+def _loss(loss_fn: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, labels: Tensor) -> Tensor:
+    try:
+        loss = loss_fn(outputs, labels)
+    except Exception as error:  # the user's own
+        raise InputError(
+            f"loss_fn(outputs, labels) fails on a batch of calibration: {located(error)}"
+        ) from error
+    if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
+        raise InputError(
+            "loss_fn(outputs, labels) must return a tensor of one number that depends on the "
+            f"outputs, got {shown(repr(loss))}"
+        )
+    return loss
 
 
 def _check_given(calibration: object) -> None:

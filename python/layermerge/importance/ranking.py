@@ -10,12 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from layermerge.candidates import Candidate
-from layermerge.importance.estimation import (
-    ENOUGH_FAILURES,
-    check_not_all_alike,
-    check_some,
-    evaluating,
-)
+from layermerge.importance.estimation import ENOUGH_FAILURES, evaluating
 from layermerge.importance.estimators import Estimator
 from layermerge.importance.executors import Executor
 from layermerge.latency.profile import LatencyProfile
@@ -51,9 +46,9 @@ def rank(
                 show(before + count)
 
             scores |= evaluate(part, on_score=show_all)
-            check_not_all_alike(scores)
+            evaluate.check_not_all_alike(scores)
+        evaluate.check_some(scores)
         base = evaluate.base
-    check_some(scores)
     least = min((score.value for score in scores.values() if score.failure is None), default=base)
     return np.array([_guess(scores.get(each.key), base, least) for each in candidates])
 

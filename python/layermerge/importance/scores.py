@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layermerge.candidates import Candidate
-from layermerge.errors import InputError, described, shown
+from layermerge.errors import InputError, located, shown
 
 ObjectiveFunction = Callable[[NDArray[np.float64], float], NDArray[Any]]
 """``objective(delta, base)``: importances of changes Δ of the score from `base`, non-decreasing."""
@@ -23,7 +23,8 @@ Objective = str | ObjectiveFunction
 def _relative(delta: NDArray[np.float64], base: float) -> NDArray[np.float64]:
     if base == 0:
         raise InputError(
-            "objective 'exp_relative' divides by the score of the original, which is 0"
+            "objective 'exp_relative' divides by the score of the original, which is 0, as it is "
+            "for estimators without a score_fn: choose 'exp_delta' or 'delta'"
         )
     return np.exp(delta / abs(base))
 
@@ -74,7 +75,7 @@ def importances(
     except Exception as error:  # the user's own
         raise InputError(
             f"objective {name!r} fails on an array of changes of the score and the original score: "
-            f"{described(error)}"
+            f"{located(error)}"
         ) from error
     try:
         values = np.asarray(returned, np.float64)

@@ -30,6 +30,8 @@ class PlanStatus:
         Predicted score: that of the original network and the changes of all replacements.
     segments : tuple of str
         Keys of its candidates that are not original.
+    whole_score : float or None
+        Score of the plan as a whole, if it has won a contest of plans.
     """
 
     budget_ns: int
@@ -38,6 +40,7 @@ class PlanStatus:
     bound: float
     score: float | None
     segments: tuple[str, ...]
+    whole_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Status:
                 f"round {self.round}: {self.evaluated} of {self.total} entries evaluated, "
                 f"{self.wanted} wanted now{left}"
             )
-        yield f"the original network scores {self.base:.4f}"
+        yield f"the original network scores {self.base:.6g}"
         for plan in self.plans:
             yield from _describe(plan)
 
@@ -152,9 +155,12 @@ def _describe(plan: PlanStatus) -> Iterator[str]:
     if plan.value is None:
         yield f"{budget}: no plan is known yet"
         return
+    score = f"predicted score {plan.score:.6g}"
+    if plan.whole_score is not None:
+        score = f"scores {plan.whole_score:.6g} as a whole (predicted: {plan.score:.6g})"
     yield (
-        f"{budget}: best plan so far takes {format_ms(plan.latency_ns)} ms, predicted score "
-        f"{plan.score:.4f}, importance {plan.value:.6f} of at most {plan.bound:.6f}"
+        f"{budget}: best plan so far takes {format_ms(plan.latency_ns)} ms, {score}, importance "
+        f"{plan.value:.6f} of at most {plan.bound:.6f}"
     )
     if plan.segments:
         yield f"  replaces {', '.join(plan.segments)}"
