@@ -154,7 +154,7 @@ def test_the_input_whose_latency_counts_can_be_another(capsys, file, tmp_path):
         (["--data={file}:empty"], "the validation part of nothing holds no images"),
         (["--data=imagefolder:nowhere"], "nowhere has no folder 'train'"),
         (["--device=tpu"], "device must be like 'cpu' or 'cuda:0'; got 'tpu'"),
-        (["--input=1x3x8x8"], "--input SHAPE gives one image"),
+        (["--input=1x3x8x8"], "Give another --input SHAPE"),
         (["--breaks=9"], "breaks names position 9; positions are 0..3"),
         (["--out={file}"], "cannot be made a folder"),
         (["--weights={file}"], "holds other things than tensors, or is damaged"),

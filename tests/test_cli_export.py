@@ -99,9 +99,14 @@ def test_where_the_run_names_no_model_it_is_asked_for(capsys, merged, tmp_path):
     [
         (["{folder}/none", "--to=pt2"], "there is no folder"),
         (["{folder}/..", "--to=pt2"], "plan.json cannot be read as a plan"),
+        (["{folder}", "--to=onnx", "--out=x.txt"], "--out x.txt must end in .onnx"),
+        (["{folder}", "--to=safetensors", "--out={folder}"], "is a folder with files in it"),
         (["{folder}", "--to=pt2", "--model=networks:tiny_classifier"], "does not take"),
         (["{folder}", "--to=pt2", "--model=timm"], "is not of the form"),
-        (["{folder}", "--to=pt2", "--out={folder}"], "name a file in a folder that exists"),
+        (
+            ["{folder}", "--to=pt2", "--out={folder}/none/x.pt2"],
+            "name a file in a folder that exists",
+        ),
     ],
 )
 def test_bad_input_exits_with_2_and_one_line(capsys, folder, arguments, message):
@@ -111,9 +116,16 @@ def test_bad_input_exits_with_2_and_one_line(capsys, folder, arguments, message)
     assert message in line
 
 
+def test_a_run_that_has_not_finished_says_so(capsys, tmp_path):
+    (tmp_path / "study.db").touch()
+    status, line = failure(capsys, tmp_path, "--to=pt2")
+    assert status == 2
+    assert f"the run in {tmp_path} has not finished: give its compress or demo command" in line
+
+
 def test_outputs_that_differ_exit_with_1(capsys, folder, monkeypatch):
     monkeypatch.setattr("layermerge.interchange.relative_difference", lambda *_: 0.5)
     status, line = failure(capsys, folder, "--to=pt2", "--tolerance=0.1")
     assert status == 1
-    assert "expected at most 1e-01" in line
+    assert "expected at most 1e-01. It was not written. Allow more, or none" in line
     assert not (folder / "model.pt2").exists()

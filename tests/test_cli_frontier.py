@@ -55,6 +55,8 @@ def test_an_image_is_drawn(capsys, tmp_path, ending):
 
 def test_a_page_is_drawn(capsys, tmp_path):
     pytest.importorskip("plotly")
+    assert main(["frontier", *TABLES, f"--plot={tmp_path / 'told.html'}"]) == 0
+    assert f"Drawn to {tmp_path / 'told.html'}" in capsys.readouterr().out
     found(capsys, f"--plot={tmp_path / 'out.html'}")
     assert "latency budget" in (tmp_path / "out.html").read_text()
 

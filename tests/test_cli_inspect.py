@@ -87,7 +87,7 @@ def test_a_shape_that_does_not_fit_a_library_model_is_told_what_it_is_made_for(c
     pytest.importorskip("timm")
     status, _, err = inspect(capsys, "timm:test_resnet", "--input", "1x1x64x64")
     assert status == 2
-    assert "--input SHAPE gives one image (timm:test_resnet is made for 3x160x160)" in err
+    assert "Give another --input SHAPE (timm:test_resnet is made for 3x160x160)" in err
 
 
 INVERTED = """

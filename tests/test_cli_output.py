@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from layermerge.cli import main
+from layermerge.cli import COMMANDS, INTERRUPTED, main
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
 SOLVE = [
@@ -49,6 +49,18 @@ def test_a_reader_that_leaves_ends_the_command_quietly():
     )
     os.close(writing)
     assert (found.returncode, found.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("command", ["compress", "demo", "importance", "profile"])
+def test_an_interrupt_says_that_the_same_command_goes_on(monkeypatch, capsys, command):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(COMMANDS[command], "run", interrupted)
+    needed = {"compress": ["m", "--data=d", "--speedup=2"], "importance": ["--study=s"]}
+    arguments = needed.get(command, ["m"] if command == "profile" else [])
+    assert main([command, *arguments]) == INTERRUPTED
+    assert "the same command goes on where it was" in capsys.readouterr().err
 
 
 def test_an_output_folder_that_is_a_file_is_one_message(capsys, tmp_path):

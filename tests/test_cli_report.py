@@ -60,7 +60,7 @@ def test_pictures_are_shown_under_their_names(capsys, run, tmp_path):
 def test_the_page_of_a_result_without_a_search_says_what_it_lacks(capsys, run):
     replace(RESULT, search=None).save(run / "result.json")
     assert main(["report", str(run)]) == 0
-    assert "did not record the frontier" in capsys.readouterr().out
+    assert "The result does not hold the frontier" in capsys.readouterr().out
     assert "The frontier" not in (run / "report.html").read_text(encoding="utf-8")
 
 
@@ -110,8 +110,36 @@ def test_a_damaged_result_is_refused_or_has_a_page(tmp_path, seed):
     assert refused > 75
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("base",), None, "base must be an object, got None"),
+        (("steps",), {}, "steps must be a list of objects, got {}"),
+        (("steps", 0), None, r"steps\[0\] must be an object, got None"),
+        (("search",), 1, "search must be an object, got 1"),
+        (("search", "frontier"), None, "frontier must be a list of objects, got None"),
+        (("search", "segments", 1), [], r"segments\[1\] must be an object, got \[\]"),
+        (("seconds",), None, "seconds must be an object, got None"),
+    ],
+)
+def test_what_is_no_object_is_named(tmp_path, place, value, message):
+    path = tmp_path / "result.json"
+    RESULT.save(path)
+    document = json.loads(path.read_text())
+    *parents, last = place
+    functools.reduce(operator.getitem, parents, document)[last] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=message):
+        load_result(path)
+
+
+def test_a_page_is_html(capsys, run):
+    assert main(["report", str(run), "--out=page.pdf"]) == 2
+    assert "--out page.pdf must end in .html" in capsys.readouterr().err
+
+
 def test_a_page_that_cannot_be_written_is_one_message(capsys, run, tmp_path):
-    assert main(["report", str(run), f"--out={tmp_path}"]) == 2
+    assert main(["report", str(run), f"--out={tmp_path / 'none' / 'page.html'}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

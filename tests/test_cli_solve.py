@@ -157,6 +157,7 @@ def test_the_table_shows_every_segment(capsys):
         (solve_command("resnet34.s1", "--budget-ms", "soon"), "got 'soon'"),
         (solve_command("resnet34.s1", "--speedup=nan"), "'nan' is not a number greater than 0"),
         (solve_command("resnet34.s1", "--budget-ms=1", "--gap=-1"), "a number of at least 0"),
+        (solve_command("resnet34.s1", "--budget-ms=1", "--gap=1.5"), "not a share of the optimum"),
         (
             solve_command("resnet34.s1", "--budget-ms=1", "--memory-limit=big"),
             "'big' is not a size such as 500MB, 4GB or 2GiB",

@@ -241,6 +241,15 @@ def test_a_plan_that_names_no_model_asks_for_one(saved):
         load(saved[0])
 
 
+def test_a_model_that_does_not_run_on_the_inputs_is_another(tmp_path):
+    model = nn.Sequential(nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    value = images(2, 5, 8, 8)
+    save(compressed(model, deepest_plan(trace(model, value))), tmp_path)
+    message = message_of(tmp_path, tiny_classifier())
+    assert f"{tmp_path / PLAN_FILE} was made of another model than" in message
+    assert "example_inputs" not in message
+
+
 def test_another_model_is_refused(saved):
     message = message_of(saved[0], tiny_classifier())
     assert "made for another network" in message or "does not run on" in message

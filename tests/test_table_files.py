@@ -121,6 +121,9 @@ def test_errors_name_line_and_column(write, old, new, message):
     [
         ("(1, 2)", "(1, 3)", "column 'conv_comb': must name layers among 1..2, got (1, 3)"),
         ("(1, 2)", "(1, 1)", "column 'conv_comb': must name each layer once, got '(1, 1)'"),
+        ('"(1, 2)"', '"(1, 2"', "column 'conv_comb': must be layers such as '(1, 2)', got '(1, 2'"),
+        ('"(1, 2)"', '"(1, 2]"', "must be layers such as '(1, 2)', got '(1, 2]'"),
+        (",3,1,", ",(3x3,1,", "column 'ker': must be a number, or two such as '3x5', got '(3x3'"),
         ("0.99", "inf", "column 'importance': must be finite, got 'inf'"),
         ("0.99", "good", "column 'importance': must be a number, got 'good'"),
         ("conv_comb", "convs", "has no column 'conv_comb'"),

@@ -1,7 +1,8 @@
 """The `layermerge` command.
 
 Each subcommand is a module of `layermerge.commands` with `SUMMARY`, `add_arguments(parser)` and
-`run(arguments) -> exit status`; listing it in `COMMANDS` adds it.
+`run(arguments) -> exit status`; listing it in `COMMANDS` adds it. `IF_INTERRUPTED` is what to say
+after Ctrl-C.
 
 Exit status: 0 done, 2 bad usage or bad input, 3 infeasible budget, 1 any other error.
 """
@@ -89,7 +90,8 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"layermerge {arguments.command}: error: {error}", file=sys.stderr)
         return _exit_status(error)
     except KeyboardInterrupt:
-        print(f"layermerge {arguments.command}: interrupted", file=sys.stderr)
+        again = getattr(COMMANDS[arguments.command], "IF_INTERRUPTED", "")
+        print(f"layermerge {arguments.command}: interrupted{again}", file=sys.stderr)
         return INTERRUPTED
     return status
 

@@ -138,11 +138,31 @@ def _as_words(option: str, value: Any, action: argparse.Action, path: object) ->
         raise InputError(
             f"config {path}: {option[2:]} must be a text, a number or a list of them, got {value!r}"
         )
+    each = value if isinstance(value, list) and action.nargs in ("+", "*") else [value]
+    for one in each:
+        _check_value(option[2:], _as_text(one), action, path)
     if not isinstance(value, list):
         return [f"{option}={value}"]
     if action.nargs in ("+", "*"):
         return [option, *map(str, value)]
-    return [f"{option}={','.join(map(str, value))}"]
+    return [f"{option}={_as_text(value)}"]
+
+
+def _as_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _check_value(name: str, text: str, action: argparse.Action, path: object) -> None:
+    """Refuse what the command line would refuse, by the name of the file."""
+    try:
+        value = action.type(text) if callable(action.type) else text
+    except (argparse.ArgumentTypeError, ValueError, TypeError) as error:
+        raise InputError(f"config {path}: {name}: {error}") from error
+    if action.choices is not None and value not in action.choices:
+        raise InputError(
+            f"config {path}: {name} must be one of {', '.join(map(str, action.choices))}, got "
+            f"{value!r}"
+        )
 
 
 def as_toml(values: Mapping[str, Any]) -> str:

@@ -19,12 +19,12 @@ from layermerge.latency.options import LatencyOptions
 from layermerge.options import Options
 from layermerge.pipeline import Compression, compress
 from layermerge.recipes import classification
+from layermerge.results import STUDY_FILE
 from layermerge.search_space import SearchSpace
 from layermerge.seeding import seeded
 from layermerge.weights_files import read_weights, write_weights
 
 BASE_FILE = "base.safetensors"
-STUDY_FILE = "study.db"
 
 _log = logging.getLogger(__name__)
 

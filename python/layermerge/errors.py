@@ -16,7 +16,17 @@ class InputError(LayerMergeError, ValueError):
 
 
 class ExampleError(InputError):
-    """The model does not run on the example inputs."""
+    """The model does not run on the example inputs.
+
+    Attributes
+    ----------
+    problem : str
+        The message without the advice, which differs with where the inputs come from.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}. Give example_inputs of the shape and dtype it is used with")
+        self.problem = problem
 
 
 class UnsupportedModelError(LayerMergeError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, fx, nn
 
 from layermerge.arguments import as_path
-from layermerge.errors import InputError
+from layermerge.errors import ExampleError, InputError
 from layermerge.merging import merge_unverified
 from layermerge.models import load_model, without_running_code
 from layermerge.plan import Plan, load_plan
@@ -86,7 +86,13 @@ def load(directory: str | Path, model: nn.Module | str | None = None) -> fx.Grap
     _check_origin(path, folder / PLAN_FILE, plan, metadata)
     if not isinstance(model, nn.Module):
         model = load_model(model or _named_in(plan, folder / PLAN_FILE))
-    merged = merge_unverified(rewrite(model, plan))
+    try:
+        merged = merge_unverified(rewrite(model, plan))
+    except ExampleError as error:
+        raise InputError(
+            f"{folder / PLAN_FILE} was made of another model than {type(model).__name__}, which "
+            f"does not even run on its inputs: {error.problem}"
+        ) from error
     _check_weights(path, weights, merged)
     merged.load_state_dict(weights)
     return merged

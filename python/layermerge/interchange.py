@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from layermerge.arguments import as_path
 from layermerge.batching import Batch
+from layermerge.checks import check_number
 from layermerge.errors import (
     InputError,
     MissingDependencyError,
@@ -271,6 +272,8 @@ def _write_checked(
     tolerance: float | None,
 ) -> Exported:
     """Write a file, compare what it computes with the network, and only then give it its name."""
+    if tolerance is not None:
+        check_number("tolerance", tolerance, least=0)
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError(f"{path} cannot be written: name a file in a folder that exists")
     unfinished = path.with_name(f".unfinished.{path.name}")
@@ -287,10 +290,11 @@ def _write_checked(
                 f"{path.name} cannot be made: {brief(failure)}"
             ) from failure
         if not error <= most:
+            advice = "Please report this model" if tolerance is None else "Allow more, or none"
             raise VerificationError(
                 f"{path.name} computes something else in {runtime} than the network in torch: the "
                 f"outputs differ by {error:.1e} of the largest one, expected at most {most:.0e}. "
-                "It was not written. Please report this model"
+                f"It was not written. {advice}"
             )
         unfinished.replace(path)
     finally:

@@ -25,7 +25,7 @@ def _run(model: nn.Module, arguments: Mapping[str, Any]) -> Any:
         )
         raise ExampleError(
             f"{type(model).__name__} does not run on the example inputs ({shapes}): "
-            f"{_first_line(error)}. Give example_inputs of the shape and dtype it is used with"
+            f"{_first_line(error)}"
         ) from error
 
 

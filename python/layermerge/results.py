@@ -16,8 +16,11 @@ from layermerge.checks import (
 )
 from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError
-from layermerge.search_results import SearchResult, parse_search_result, with_tuples
+from layermerge.search_results import SearchResult, as_object, parse_each, parse_search_result
 from layermerge.typed import check_types
+
+STUDY_FILE = "study.db"
+"""Beside a result, what its run has measured and evaluated."""
 
 SCHEMA_VERSION = 2
 OLDER_VERSIONS = (1,)
@@ -222,11 +225,12 @@ def _parse(document: dict[str, Any]) -> Result:
         for field in fields(Result)
         if field.name in document or field.default is MISSING
     }
-    values["base"] = Figures(**values["base"])
-    values["compressed"] = Figures(**values["compressed"])
-    values["steps"] = tuple(Step(**with_tuples(step)) for step in values["steps"])
+    for name in ("base", "compressed"):
+        values[name] = Figures(**as_object(name, values[name]))
+    values["steps"] = parse_each(Step, values, "steps")
+    as_object("seconds", values["seconds"])
     if values.get("search") is not None:
-        values["search"] = parse_search_result(values["search"])
+        values["search"] = parse_search_result(as_object("search", values["search"]))
     result = Result(**values)
     check_types(result)
     return result

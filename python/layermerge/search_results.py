@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from layermerge.checks import (
     check_integers,
@@ -13,7 +13,9 @@ from layermerge.checks import (
     check_tuples_of_integers,
     check_tuples_of_text,
 )
-from layermerge.errors import InputError
+from layermerge.errors import InputError, shown
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,28 @@ def parse_search_result(document: Mapping[str, Any]) -> SearchResult:
     return SearchResult(
         document["objective"],
         document["base_score"],
-        tuple(FrontierPoint(**with_tuples(point)) for point in document["frontier"]),
-        tuple(SegmentFinding(**with_tuples(each)) for each in document["segments"]),
+        parse_each(FrontierPoint, document, "frontier"),
+        parse_each(SegmentFinding, document, "segments"),
     )
 
 
-def with_tuples(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a JSON object, tuples in place of its lists."""
-    return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
-    }
+def parse_each(kind: Callable[..., T], document: Mapping[str, Any], name: str) -> tuple[T, ...]:
+    """Make values of the objects that a list in a JSON object holds, tuples of their lists."""
+    if not isinstance(document[name], list):
+        raise InputError(f"{name} must be a list of objects, got {shown(repr(document[name]))}")
+    return tuple(
+        kind(
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in as_object(f"{name}[{place}]", each).items()
+            }
+        )
+        for place, each in enumerate(document[name])
+    )
+
+
+def as_object(name: str, value: Any) -> dict[str, Any]:
+    """What must be an object of JSON."""
+    if not isinstance(value, dict):
+        raise InputError(f"{name} must be an object, got {shown(repr(value))}")
+    return value

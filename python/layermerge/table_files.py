@@ -42,8 +42,9 @@ from layermerge.tables import (
 T = TypeVar("T")
 
 _WHOLE = re.compile(r"\d{1,9}", re.ASCII)
-_PAIR = re.compile(r"\(?\s*(\d{1,9})\s*[x,]\s*(\d{1,9})\s*\)?", re.ASCII)
-_LAYERS = re.compile(r"[(\[]?\s*((\d{1,9}\s*,\s*)*(\d{1,9})?)\s*[)\]]?", re.ASCII)
+_PAIR = re.compile(r"(\d{1,9})\s*[x,]\s*(\d{1,9})", re.ASCII)
+_LAYERS = re.compile(r"(\d{1,9}\s*,\s*)*(\d{1,9})?", re.ASCII)
+_BRACKETS = {"(": ")", "[": "]"}
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -237,7 +238,7 @@ def _parse_position(text: str) -> int:
 
 def _parse_pair(text: str) -> tuple[int, int]:
     """Parse one number for both axes, or height and width: `3`, `3x5`, `(3, 5)`."""
-    pair = _PAIR.fullmatch(text.strip())
+    pair = _PAIR.fullmatch(_unwrapped(text))
     if pair:
         return int(pair[1]), int(pair[2])
     if not _WHOLE.fullmatch(text.strip()):
@@ -253,13 +254,21 @@ def _parse_truth(text: str) -> bool:
 
 def _parse_layers(text: str) -> tuple[int, ...]:
     """Parse layers such as `(1, 2)`; they are sorted."""
-    layers = _LAYERS.fullmatch(text.strip())
-    if not layers:
+    layers = _unwrapped(text)
+    if not _LAYERS.fullmatch(layers):
         raise InputError(f"must be layers such as '(1, 2)', got '{shown(text)}'")
-    numbers = tuple(sorted(int(number) for number in re.findall(r"\d+", layers[1])))
+    numbers = tuple(sorted(int(number) for number in re.findall(r"\d+", layers)))
     if len(set(numbers)) != len(numbers):
         raise InputError(f"must name each layer once, got '{shown(text)}'")
     return numbers
+
+
+def _unwrapped(text: str) -> str:
+    """What a pair of brackets holds; other text as it is."""
+    stripped = text.strip()
+    if stripped and _BRACKETS.get(stripped[0]) == stripped[-1:]:
+        return stripped[1:-1].strip()
+    return stripped
 
 
 def _parse_finite(text: str) -> float:

@@ -16,6 +16,7 @@ from layermerge.commands.options import (
     percentage,
     positive,
     search_space,
+    speedup,
 )
 from layermerge.commands.task import (
     add_search,
@@ -24,10 +25,12 @@ from layermerge.commands.task import (
     load_task,
     search_options,
 )
+from layermerge.results import STUDY_FILE
 
 if TYPE_CHECKING:
     from layermerge.pipeline import Compression
 
+IF_INTERRUPTED = ": the same command goes on where it was"
 SUMMARY = "Make a model faster: measure, search, fine-tune, merge, verify."
 EPILOG = """\
 data:
@@ -48,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--data", required=True, metavar="DATA", help="see below")
     budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--speedup", type=positive, metavar="S", help="end to end, such as 1.5")
+    budget.add_argument("--speedup", type=speedup, metavar="S", help="end to end, such as 1.5")
     budget.add_argument("--latency-ms", type=positive, metavar="B", help="end to end, in ms")
     budget.add_argument(
         "--latency", type=percentage, metavar="P%", help="of the original latency, such as 60%%"
@@ -101,7 +104,7 @@ def _compress(arguments: argparse.Namespace, out: Path) -> Compression:
         finetune_fn=task.recipe.finetune_fn,
         evaluate_fn=task.recipe.evaluate_fn,
         calibration=task.recipe.calibration,
-        study=out / "study.db",
+        study=out / STUDY_FILE,
         options=Options(
             space=search_space(arguments),
             search=search_options(arguments),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from layermerge.commands.options import MAX_SEED, announce_stages, at_least, positive
+from layermerge.commands.options import MAX_SEED, announce_stages, at_least, speedup
 
+IF_INTERRUPTED = ": the same command goes on where it was"
 SUMMARY = "Train a small network on handwritten digits, make it faster, and show the evidence."
 
 
@@ -14,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments."""
     parser.add_argument("--out", default="runs/demo", metavar="DIR", help="default: runs/demo")
     parser.add_argument(
-        "--speedup", type=positive, default=1.5, metavar="S", help="end to end; default: 1.5"
+        "--speedup", type=speedup, default=1.5, metavar="S", help="end to end; default: 1.5"
     )
     parser.add_argument("--seed", type=at_least(0, MAX_SEED), default=0, help="default: 0")
     parser.add_argument(

@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Look at everything and print it; what is missing or broken is no failure."""
+    """Look at everything and print it; fail if what layermerge needs is missing or broken."""
     from rich.console import Console
 
     from layermerge import _core
-    from layermerge.installation import extras, required_packages
+    from layermerge.installation import WORKS, extras, required_packages
 
     with Console(stderr=True).status("importing what is installed"):
         packages, optional = required_packages(), extras()
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(document))
     else:
         _print_tables(document, packages, optional)
-    return 0
+    return 0 if all(package.status == WORKS for package in packages) else 1
 
 
 def _compilers() -> list[dict[str, str]]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layermerge.commands.options import positive
+from layermerge.commands.runs import RESULT_FILE
 from layermerge.errors import InputError
+from layermerge.results import STUDY_FILE
 
 if TYPE_CHECKING:
     from torch import fx
@@ -57,12 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Export and print what was written."""
     folder = Path(arguments.run)
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: name one that compress or demo wrote")
-    if arguments.to == "safetensors" and arguments.out is None:
-        raise InputError(
-            f"{folder} holds model.safetensors already: name another folder to write it to, --out"
-        )
+    _check_finished(folder)
+    _check_out(arguments)
     from layermerge.exporting import load
 
     merged = load(folder, arguments.model)
@@ -76,6 +74,36 @@ def run(arguments: argparse.Namespace) -> int:
     exported = export(merged, path, tolerance=arguments.tolerance)
     _show(exported, arguments.to, as_json=arguments.json)
     return 0
+
+
+def _check_finished(folder: Path) -> None:
+    """Refuse a folder that holds no compressed network."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}: name one that compress or demo wrote")
+    if (folder / STUDY_FILE).exists() and not (folder / RESULT_FILE).exists():
+        raise InputError(
+            f"the run in {folder} has not finished: give its compress or demo command again, which "
+            "goes on where it was"
+        )
+
+
+def _check_out(arguments: argparse.Namespace) -> None:
+    """Refuse to write over what is no export of this kind."""
+    if arguments.to != "safetensors":
+        if arguments.out is not None and Path(arguments.out).suffix != f".{arguments.to}":
+            raise InputError(
+                f"--out {arguments.out} must end in .{arguments.to}, as --to {arguments.to} writes "
+                "such a file"
+            )
+        return
+    if arguments.out is None:
+        raise InputError(
+            f"{arguments.run} holds model.safetensors already: name another folder to write it to, "
+            "--out"
+        )
+    out = Path(arguments.out)
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {out} is a folder with files in it: name a new or an empty one")
 
 
 def _save(merged: fx.GraphModule, folder: Path, *, as_json: bool) -> None:

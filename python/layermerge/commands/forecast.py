@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ from layermerge.report.formats import format_seconds
 from layermerge.tracing import trace
 from layermerge.training import Batch, device_of
 
+TRIALS = 3
+"""Runs that a time is the mean, or the median, of."""
+
 
 def forecast(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     """Count what there is to do, and time one step of training.
@@ -29,7 +34,7 @@ def forecast(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     -------
     dict
         Counts, and seconds: of tracing, measured; of latency, at most; of ranking, estimated from
-        the candidate in the middle; of fine-tunes, from one step of the original network, scoring
+        a few candidates; of fine-tunes, from one step of the original network, scoring
         left out.
     """
     search = search_space(arguments)
@@ -40,7 +45,7 @@ def forecast(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     step_s = seconds_of_a_step(task.model, task.recipe.calibration[0])
     replacements = [candidate for candidate in space.candidates if not candidate.is_original]
     count = 0 if arguments.no_ranking else len(replacements)
-    ranking_s = count and count * seconds_to_rank(task, network, replacements[count // 2])
+    ranking_s = count and count * seconds_to_rank(task, network, replacements)
     return {
         "layers": network.num_layers,
         "entries": len(space.listed),
@@ -59,25 +64,29 @@ def forecast(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     }
 
 
-def seconds_to_rank(task: Task, network: Network, candidate: Candidate) -> float:
-    """Of the training-free score of one candidate."""
-    began = time.perf_counter()
-    ClosedForm(task.recipe.calibration).score(task.model, network, candidate)
-    return time.perf_counter() - began
+def seconds_to_rank(task: Task, network: Network, candidates: Sequence[Candidate]) -> float:
+    """Of the training-free score of a candidate: the mean over a few."""
+    estimator, taken = ClosedForm(task.recipe.calibration), []
+    for candidate in candidates[:: -(-len(candidates) // TRIALS)]:
+        began = time.perf_counter()
+        estimator.score(task.model, network, candidate)
+        taken.append(time.perf_counter() - began)
+    return statistics.mean(taken)
 
 
 def seconds_of_a_step(model: nn.Module, batch: Batch) -> float:
     """Of a forward and a backward pass in training mode, once they are warm."""
     trained, (images, labels) = copy.deepcopy(model).train(), batch
     device = device_of(trained)
-    for _ in range(2):
+    taken = []
+    for _ in range(1 + TRIALS):
         began = time.perf_counter()
         loss = F.cross_entropy(trained(images.to(device)), labels.to(device))
         loss.backward()  # type: ignore[no-untyped-call]
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - began
-    return seconds
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[1:])
 
 
 def print_forecast(found: dict[str, Any], *, as_json: bool) -> None:

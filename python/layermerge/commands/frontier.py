@@ -82,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     else:
         _print_summary(found)
+        if arguments.plot is not None:
+            print(f"Drawn to {arguments.plot}")
     return 0
 
 

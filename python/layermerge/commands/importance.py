@@ -25,6 +25,7 @@ from layermerge.commands.task import (
 )
 from layermerge.errors import InputError
 from layermerge.importance.status import Status, load_status
+from layermerge.results import STUDY_FILE
 from layermerge.store import Study
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from layermerge.latency.profile import LatencyProfile
 
+IF_INTERRUPTED = ": the same command goes on where it was"
 SUMMARY = "Find the best plans by few short fine-tunes, or show how far such a search has come."
 EPILOG = """\
 examples:
@@ -71,8 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, if there is a model; show where the search stands."""
-    if arguments.model is None and not Path(arguments.study).is_file():
-        raise InputError(f"--study {arguments.study} does not exist: name the file of a search")
+    path = Path(arguments.study)
+    if path.is_dir():
+        raise InputError(f"--study {path} is a folder: name a file, such as {path / STUDY_FILE}")
+    if arguments.model is None and not path.is_file():
+        raise InputError(f"--study {path} does not exist: name the file of a search")
     with Study(arguments.study) as study:
         if arguments.model is not None:
             announce_stages()

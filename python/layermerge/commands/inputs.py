@@ -37,7 +37,7 @@ def explaining_input(model: nn.Module, name: str) -> Iterator[None]:
         size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
         made_for = f" ({name} is made for {'x'.join(map(str, size))})" if size else ""
         raise InputError(
-            f"{error}: --input SHAPE gives one image{made_for}. Where forward takes several "
+            f"{error.problem}. Give another --input SHAPE{made_for}. Where forward takes several "
             "inputs, or another than an image, name a function that returns the model with its "
             "example inputs"
         ) from error

@@ -278,10 +278,26 @@ def at_least_zero(text: str) -> float:
 
 
 def percentage(text: str) -> float:
-    """Read ``60%`` as 0.6."""
+    """Read ``60%`` as 0.6; more than the original latency is no budget."""
     if not text.endswith("%"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a percentage such as 60%")
-    return positive(text[:-1]) / 100
+    value = positive(text[:-1]) / 100
+    if value > 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} of the original latency is slower than it is: give at most 100%"
+        )
+    return value
+
+
+def speedup(text: str) -> float:
+    """Read a factor of at least 1."""
+    value = positive(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is a slow-down: a speedup is the original latency over the new one, such as "
+            "1.5"
+        )
+    return value
 
 
 def add_verbosity(parser: argparse.ArgumentParser) -> None:

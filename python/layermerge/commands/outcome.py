@@ -11,10 +11,11 @@ from pathlib import Path
 
 from layermerge.commands.runs import REPORT_FILE, RESULT_FILE
 from layermerge.errors import InfeasibleError, InputError
-from layermerge.exporting import save
+from layermerge.exporting import PLAN_FILE, WEIGHTS_FILE, save
 from layermerge.pipeline import Compression
 from layermerge.report.html import write_html
 from layermerge.report.terminal import print_result
+from layermerge.results import STUDY_FILE
 
 
 def compress_to(
@@ -59,4 +60,7 @@ def _show(compression: Compression, directory: Path, model_name: str, *, as_json
         print(json.dumps({**asdict(result), **derived}, allow_nan=False))
         return
     print_result(result)
-    print(f"Saved in {directory}: plan.json, model.safetensors, {REPORT_FILE}, {RESULT_FILE}")
+    print(
+        f"Saved in {directory}: {PLAN_FILE}, {WEIGHTS_FILE}, {REPORT_FILE}, {RESULT_FILE}; "
+        f"{STUDY_FILE} keeps what was measured and evaluated"
+    )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from layermerge.latency.profile import LatencyProfile
     from layermerge.network import Network
 
+IF_INTERRUPTED = ": with --study, the same command goes on where it was"
 SUMMARY = "Measure what a model's candidates and fixed parts cost, and check the predictions."
 
 

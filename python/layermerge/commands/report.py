@@ -38,6 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
     from layermerge.report.html import write_html
 
     result = load_run(arguments.run)
+    if arguments.out is not None and arguments.out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(
+            f"--out {arguments.out} must end in .html: the page is HTML. `layermerge plot` draws "
+            "to PNG, SVG and PDF"
+        )
     out = arguments.out or result_path(arguments.run).with_name(REPORT_FILE)
     write_html(result, out, {path.stem: _read_picture(path) for path in arguments.picture})
     if arguments.json:
@@ -46,9 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(headline(result))
     if result.search is None:
         print(
-            "The run is of an older release, which did not record the frontier and the segments: "
-            "the page has none. Run the same command again to have them; what its study holds is "
-            "not done again."
+            "The result does not hold the frontier and the segments, as older releases did not "
+            "record them: the page has none. Run the same command again to have them; what its "
+            "study holds is not done again."
         )
     print(f"Written to {out}")
     return 0

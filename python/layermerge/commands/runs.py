@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from layermerge.errors import InputError
-
-if TYPE_CHECKING:
-    import argparse
-
-    from layermerge.results import Result
+from layermerge.results import Result, load_result
 
 RESULT_FILE = "result.json"
 REPORT_FILE = "report.html"
@@ -45,6 +41,4 @@ def result_path(run: Path) -> Path:
 
 def load_run(run: Path) -> Result:
     """Read the result of a run."""
-    from layermerge.results import load_result
-
     return load_result(result_path(run))

@@ -49,10 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--gap",
-        type=at_least_zero,
+        type=_share,
         default=0.0,
         metavar="G",
-        help="exact: stop once the value is proven to be within this share of the optimum",
+        help="exact: stop once the value is proven to be within this share of the optimum, such as "
+        "0.01; default: 0",
     )
     parser.add_argument(
         "--bin-ms",
@@ -142,6 +143,15 @@ def _nanoseconds(convert: Callable[[str], int], least_ns: int = 0) -> Callable[[
         return ns
 
     return milliseconds
+
+
+def _share(text: str) -> float:
+    value = at_least_zero(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a share of the optimum, from 0 to less than 1, such as 0.01"
+        )
+    return value
 
 
 def _found(selection: Selection) -> dict[str, Any]:
