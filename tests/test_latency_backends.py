@@ -158,6 +158,18 @@ def onnx_backend():
     return onnx_runtime.OnnxRuntime(options, placement_of(options, torch.zeros(1)))
 
 
+def test_parts_are_compiled_on_images_in_the_layout_of_a_network(monkeypatch):
+    """Else each part would count two conversions, of which the network has two in all."""
+    options = LatencyOptions(backend="compile", device="cpu")
+    backend = compiled.Compiled(options, placement_of(options, torch.zeros(1)))
+    monkeypatch.setattr(backend, "prepare", lambda module, inputs: inputs)
+    given = torch.rand(2, 3, 4, 5), torch.rand(2, 3)
+    call, read = backend.prepare_part(nn.Identity(), given)
+    assert call is read
+    assert read[0].is_contiguous(memory_format=torch.channels_last)
+    assert all(map(torch.equal, read, given))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch uses it itself
 def test_compile_measures_everything(small, monkeypatch):

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from layermerge.latency.backend import TorchBackend
 from layermerge.latency.programs import as_graph
@@ -30,3 +30,20 @@ class Compiled(TorchBackend):
         compiled = torch.compile(graph, dynamic=False, fullgraph=True)
         compiled(*inputs)
         return partial(compiled, *inputs)
+
+    def prepare_part(
+        self, module: nn.Module, inputs: tuple[Any, ...]
+    ) -> tuple[Call, tuple[Any, ...]]:
+        """A call of a part on images in the layout that they have within a network.
+
+        On a CPU, inductor keeps channels innermost throughout a network that has a convolution: it
+        converts where the network begins and ends, not around each part.
+        """
+        if self.placement.device.type == "cpu":
+            inputs = tuple(map(_channels_last, inputs))
+        return self.prepare(module, inputs), inputs
+
+
+def _channels_last(value: Any) -> Any:
+    is_image = isinstance(value, Tensor) and value.dim() == 4
+    return value.contiguous(memory_format=torch.channels_last) if is_image else value
