@@ -251,6 +251,8 @@ def test_equal_signatures_are_listed_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"drop_branches": "yes"}, "drop_branches must be True or False, got 'yes'"),
+        ({"boundary_activation": 1}, "boundary_activation must be True or False, got 1"),
         ({"method": "magic"}, "method must be one of layermerge, depth, layer_only; got 'magic'"),
         ({"max_kernel": 0}, "max_kernel must be a whole number of at least 1, got 0"),
         ({"max_kernel": 2.5}, "max_kernel must be a whole number of at least 1, got 2.5"),

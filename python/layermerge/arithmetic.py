@@ -34,6 +34,10 @@ def classify_function(captured: fx.GraphModule, node: fx.Node) -> Classified:
         return Operation(Kind.IDENTITY, name), sources
     classify = _BY_NAME.get(name)
     found = classify(captured, node) if classify else None
+    if name == "conv2d":
+        return _barrier(
+            name, node, "conv2d is called as a function: only a module torch.nn.Conv2d is replaced"
+        )
     return found or _barrier(name, node, f"{name} is not affine with one input and one output")
 
 

@@ -13,6 +13,7 @@ from layermerge import _core
 from layermerge.arguments import check_argument
 from layermerge.candidates import Candidate, CandidateSpace, Signature
 from layermerge.channels import follow_channels
+from layermerge.checks import check_truth
 from layermerge.dataflow import Kind, Node, Survivors, skeleton, survivors
 from layermerge.network import Layer, Network, Segment
 from layermerge.restrictions import Limits, check_restrictions, frozen_layers, is_allowed
@@ -87,6 +88,8 @@ def enumerate_candidates(
         "max_flops_ratio": max_flops_ratio,
     }
     check_restrictions(network, method, limits, breaks)
+    check_truth("drop_branches", drop_branches)
+    check_truth("boundary_activation", boundary_activation)
     left = frozen_layers(network, frozen)
     search = _Search(
         network,
