@@ -75,6 +75,8 @@ def test_a_study_is_continued(model, capsys, tmp_path):
 def test_a_table_travels(model, capsys, tmp_path):
     table, study = str(tmp_path / "T.csv"), f"--study={tmp_path / 'run.db'}"
     capsys.readouterr()
+    assert main(["table", "export", model, f"{table}.xlsx", study, *ANALYTIC]) == 2
+    assert f"{table}.xlsx must end in .csv or .parquet" in capsys.readouterr().err
     assert main(["table", "export", model, table, study, *ANALYTIC, "--json"]) == 0
     with Path(table).open() as file:
         assert json.loads(capsys.readouterr().out)["count"] == len(list(csv.DictReader(file)))

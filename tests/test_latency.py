@@ -326,7 +326,7 @@ def test_a_model_on_another_device_than_the_input_is_refused(traced):
         measure(tiny_classifier().to("meta"), *traced[1:])
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, 10**6])
 def test_a_number_of_threads_that_is_none_is_refused(traced, threads):
     with pytest.raises(InputError, match=f"threads must be .*got {threads}"):
         measure(*traced, threads=threads)

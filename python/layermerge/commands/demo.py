@@ -6,6 +6,7 @@ import argparse
 from functools import partial
 
 from layermerge.commands.options import MAX_SEED, announce_stages, at_least, speedup
+from layermerge.latency.options import MOST_THREADS
 
 IF_INTERRUPTED = ": the same command goes on where it was"
 SUMMARY = "Train a small network on handwritten digits, make it faster, and show the evidence."
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=at_least(1),
+        type=at_least(1, MOST_THREADS),
         metavar="N",
         help="default: one fewer than there are processors",
     )

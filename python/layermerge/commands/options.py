@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import layermerge.candidates
 from layermerge.errors import InputError
-from layermerge.latency.options import BACKENDS, DTYPES, LatencyOptions, Roofline
+from layermerge.latency.options import BACKENDS, DTYPES, MOST_THREADS, LatencyOptions, Roofline
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,7 +150,7 @@ def add_latency(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--batch", type=at_least(1), metavar="N", help="default: as in --input")
     group.add_argument(
-        "--threads", type=at_least(1), metavar="N", help="CPU only; default: torch's"
+        "--threads", type=at_least(1, MOST_THREADS), metavar="N", help="CPU only; default: torch's"
     )
     group.add_argument(
         "--target-rsd",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layermerge.commands.options import add_latency, add_model, add_space, latency_options
 from layermerge.commands.profile import Subject, load_subject
+from layermerge.errors import InputError
 
 if TYPE_CHECKING:
     from layermerge.latency.options import LatencyOptions
 
+ENDINGS = (".csv", ".parquet")
 SUMMARY = "Write the latencies of a model as a table, or take a table into a study."
 
 
@@ -40,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export or import."""
+    if arguments.action == "export" and Path(arguments.table).suffix not in ENDINGS:
+        raise InputError(f"{arguments.table} must end in {' or '.join(ENDINGS)}: name the table so")
     subject, options = load_subject(arguments), latency_options(arguments)
     done = _export if arguments.action == "export" else _import
     count, text = done(arguments, subject, options)

@@ -9,6 +9,9 @@ from layermerge.errors import InputError
 from layermerge.latency.protocol import Precision
 
 BACKENDS = ("eager", "compile", "cuda-graphs", "onnxruntime", "tensorrt", "analytic")
+MOST_THREADS = 1024
+"""Beyond that, torch ends the process where the system starts no more of them."""
+
 DTYPES = ("fp32", "fp16", "bf16")
 
 
@@ -95,8 +98,10 @@ class LatencyOptions:
                 )
         for name in ("batch", "threads"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
+            if value is not None and not (type(value) is int and value >= 1):
                 raise InputError(f"{name} must be a whole number, at least 1; got {value}")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise InputError(f"threads must be at most {MOST_THREADS}, got {self.threads}")
         if (self.backend == "analytic") != (self.roofline is not None):
             raise InputError(
                 "roofline must be given with backend='analytic' and with no other: the device's "
