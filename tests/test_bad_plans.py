@@ -26,6 +26,16 @@ def rewritten(model, *segments):
     return rewrite(model, Plan(network.fingerprint, network.num_layers, network.inputs, planned))
 
 
+@pytest.mark.parametrize("norm", ["nothing", "_1"])
+def test_a_plan_that_adds_what_is_no_norm_is_refused(norm):
+    model = randomized(nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))).double()
+    network = trace(model, X)
+    segment = PlannedSegment(0, 2, (5, 5), (1, 2), norm=norm)
+    plan = Plan(network.fingerprint, network.num_layers, network.inputs, (segment,))
+    with pytest.raises(InputError, match=rf"puts '{norm}' behind layers 1\.\.2, which is no norm"):
+        rewrite(model, plan)
+
+
 def double(*parts):
     return randomized(nn.Sequential(*parts)).double()
 

@@ -132,3 +132,8 @@ def test_a_fidelity_is_drawn(tmp_path, suffix, package):
         plot_fidelity(FIDELITY, tmp_path / "missing" / f"plot.{suffix}")
     with pytest.raises(InputError, match="cannot draw"):
         plot_fidelity(FIDELITY, tmp_path / "plot.txt")
+
+
+def test_ranks_that_are_all_equal_correlate_only_with_such():
+    assert spearman([1, 1, 1], [2, 2, 2]) == 1.0
+    assert spearman([1, 1, 1], [1, 2, 3]) == 0.0

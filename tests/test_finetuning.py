@@ -441,3 +441,19 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert two["processes"] == 2
     for name, weight in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 1.5}, "steps must be whole numbers or null, got 1.5"),
+        ({"epochs": "3"}, "epochs must be whole numbers, got '3'"),
+        ({"epochs": True}, "epochs must be whole numbers, got True"),
+        ({"learning_rate": "0.1"}, "learning_rate must be numbers, got '0.1'"),
+        ({"mixup": None}, "mixup must be numbers, got None"),
+        ({"seed": 1.5}, "seed must be whole numbers, got 1.5"),
+    ],
+)
+def test_settings_of_another_type_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        FinetuneSettings(**settings)

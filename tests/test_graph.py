@@ -269,3 +269,24 @@ def test_a_capture_that_computes_something_else_is_refused():
 
 def test_rounding_of_the_largest_values_is_no_difference():
     capture(Observed(1e-3).eval(), images(1, 3, 8, 8))
+
+
+class ByPosition(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3)
+
+    def forward(self, *values):
+        return self.conv(*values)
+
+
+def test_inputs_without_a_name_are_refused():
+    with pytest.raises(InputError, match=r"takes its inputs by position only \(\*values\)"):
+        capture(ByPosition().eval(), X)
+
+
+def test_a_module_named_as_a_word_of_python_is_named():
+    model = nn.Sequential()
+    model.add_module("in", nn.Conv2d(4, 4, 3))
+    with pytest.raises(UnsupportedModelError, match=r"the module 'in' is named 'in'.*rename it"):
+        capture(model.eval(), X)

@@ -19,7 +19,7 @@ from layermerge.latency.placement import Placement
 from layermerge.latency.profile import LatencyProfile, hopeless
 from layermerge.store import Measurement, Study
 from layermerge.tracing import trace
-from networks import ZOO, randomized, tiny_classifier
+from networks import ZOO, randomized, tiny_classifier, zoo
 
 INPUT = torch.zeros(2, 1, 8, 8)
 PLAIN = Signature(3, 5, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, (8, 8), False, None)
@@ -324,6 +324,19 @@ def test_a_device_that_cannot_measure_is_refused(traced, device):
 def test_a_model_on_another_device_than_the_input_is_refused(traced):
     with pytest.raises(InputError, match="the model is on the device meta"):
         measure(tiny_classifier().to("meta"), *traced[1:])
+
+
+def test_candidates_of_another_network_are_refused(traced):
+    model, network, _ = traced
+    other = enumerate_candidates(trace(zoo("basic"), torch.zeros(2, 3, 16, 16)))
+    with pytest.raises(InputError, match="space is of another network"):
+        measure(model, network, other)
+
+
+@pytest.mark.parametrize("batch", [10**12, 10**30])
+def test_a_batch_that_no_memory_holds_is_refused(traced, batch):
+    with pytest.raises(InputError, match=f"a batch of {batch} of the example inputs cannot be"):
+        measure(*traced, batch=batch)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, 10**6])

@@ -224,6 +224,14 @@ def test_the_analytic_latency_of_a_convolution_is_its_roofline():
     assert measured.spread == 0
 
 
+def test_the_analytic_latency_is_that_of_the_arithmetic_where_that_takes_longer():
+    model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(16 * 64, 10)).eval()
+    options = LatencyOptions(backend="analytic", roofline=Roofline(1e-6, 1e6))
+    measured = measure_modules({"net": model}, torch.zeros(1, 8, 10, 10), options=options)["net"]
+    flops = 2 * 16 * 8 * 9 * 64 + 2 * 16 * 64 * 10
+    assert measured.median_ns == pytest.approx(flops / 1e-6 / 1e3, rel=1e-6)
+
+
 def test_the_analytic_whole_is_the_sum_of_its_parts(small):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1)).eval()
     found = profile((model, *small[1:]), backend="analytic", roofline=Roofline(0.001, 0.1))

@@ -276,6 +276,55 @@ def test_layers_without_gradients_and_of_computed_weights_merge(make):
     assert len(convolutions(merged)) < len(convolutions(rewritten))
 
 
+class Decides(nn.Module):
+    """Returns indices, truth values and nothing at all besides its values."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+
+    def forward(self, x):
+        y = self.body(x)
+        return y.argmax(1), y > 0, y[:, :0], y
+
+
+def test_outputs_that_are_no_numbers_are_not_compared():
+    model = randomized(Decides())
+    network = trace(model, images(2, 3, 12, 12))
+    chosen = Plan(
+        network.fingerprint,
+        network.num_layers,
+        network.inputs,
+        (PlannedSegment(0, 2, (5, 5), (1, 2)),),
+    )
+    student = rewrite(model, chosen)
+    value = images(3, 3, 12, 12, seed=1)
+    with torch.no_grad():
+        expected, actual = student(value), merge(student)(value)
+    assert relative_error(actual[3], expected[3]) < 1e-5
+    assert [part.shape for part in actual] == [part.shape for part in expected]
+
+
+@pytest.mark.parametrize("size", [12, 13])
+def test_a_pooling_that_rounds_up_is_not_merged_for_other_sizes_may_not_divide(size):
+    parts = [nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(4, 4, 1)]
+    model = randomized(nn.Sequential(*parts))
+    network = trace(model, images(2, 3, 12, 12))
+    assert "ceil_mode=True at _2" in network.explain()
+    kept = merge(rewrite(model, original_plan(network)))
+    value = images(2, 3, size, size)
+    with torch.no_grad():
+        assert relative_error(kept(value), model(value)) < 1e-5
+
+
+def test_a_norm_over_the_pixels_is_not_moved_where_they_are_fewer():
+    parts = [nn.Conv2d(3, 4, 3), nn.LayerNorm([4, 10, 10]), nn.ReLU(), nn.Conv2d(4, 4, 3)]
+    network = trace(
+        randomized(nn.Sequential(*parts)), images(2, 3, 12, 12), remove=("activation", "norm")
+    )
+    assert "LayerNorm at 1 is not over the channels" in network.explain()
+
+
 def test_what_is_merged_is_not_merged_again():
     with pytest.raises(InputError, match="is merged already"):
         merge(merge(rewritten_zoo("basic")))

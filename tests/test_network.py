@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
 from layermerge.network import Layer, describe_layer
 from layermerge.tracing import trace
@@ -95,6 +96,24 @@ def test_the_explanation_has_a_line_for_each_layer_and_each_blocked_position():
         == f"Sequential: {network.num_layers} layers, {mergeable} segments of two or more layers"
     )
     assert "MaxPool2d" in reasons[0]
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        (nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1)),
+        (nn.MaxPool2d(2), nn.MaxPool2d(2, ceil_mode=True)),
+        (nn.Linear(8, 10), nn.Linear(8, 1000)),
+    ],
+)
+def test_the_fingerprint_depends_on_what_does_not_merge(heads):
+    """Else a study would answer for one network with the latency of the other."""
+    found = set()
+    for head in heads:
+        parts = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)]
+        network = trace(nn.Sequential(*parts, head).eval(), images(2, 3, 12, 12))
+        found.add(network.fingerprint)
+    assert len(found) == 2
 
 
 def test_the_fingerprint_depends_on_structure_alone():

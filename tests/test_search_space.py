@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from layermerge import SearchSpace, merge, rewrite, trace
-from layermerge.dataflow import REMOVABLE
 from layermerge.entries import COLUMNS, write_entries
 from layermerge.enumeration import MAX_WEIGHTS, enumerate_candidates
 from layermerge.errors import InputError
@@ -95,8 +94,21 @@ def test_another_space_is_refused():
         SearchSpace(space="theirs")
 
 
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        (("activation", "gate"), r"removes activation, gate, and the network .* activation: trace"),
+        (("foo",), "the search space removes foo"),
+        (None, "remove must name what may be removed, of activation, gate, norm; got None"),
+    ],
+)
+def test_what_may_be_removed_is_what_was_traced(network, remove, message):
+    with pytest.raises(InputError, match=message):
+        SearchSpace(remove=remove).enumerate(network)
+
+
 def test_rows_are_in_order_with_the_settings_of_the_merged_convolution(network, tmp_path):
-    space = SearchSpace(remove=REMOVABLE, max_flops_ratio=None).enumerate(network)
+    space = SearchSpace(remove=network.remove, max_flops_ratio=None).enumerate(network)
     write_entries(tmp_path / "entries.csv", space)
     with (tmp_path / "entries.csv").open(newline="") as file:
         header, *rows = csv.reader(file)

@@ -56,8 +56,23 @@ class Accounts:
             is_removable = node.name in paid
             reason = "" if is_removable else found.reason or _why_outside(found)
             yield Barrier(
-                node.name, found.name, self.position[node], reason, is_removable, found.unlock
+                node.name,
+                found.name,
+                self.position[node],
+                reason,
+                is_removable,
+                found.unlock,
+                self._settings(node),
             )
+
+    def _settings(self, node: fx.Node) -> str:
+        """What decides how long an operation takes, besides its kind."""
+        called = (
+            repr(self.captured.get_submodule(str(node.target)))
+            if node.op == "call_module"
+            else f"{node.args} {node.kwargs}"
+        )
+        return f"{called} -> {node.meta.get('shape')}"
 
     def _followers(self, region: Region) -> list[fx.Node]:
         """What runs right after the exit and waits for nothing else: an addition, an activation.

@@ -227,7 +227,8 @@ def _avg_pool2d(captured: fx.GraphModule, node: fx.Node) -> Classified | None:
     source = settings["input"]
     assert isinstance(source, fx.Node)
     window = (settings["kernel_size"], settings["stride"], settings["padding"])
-    return classify_pool(node, *window, is_plain=not settings.get("divisor_override")), [source]
+    plain, ceil_mode = not settings.get("divisor_override"), bool(settings.get("ceil_mode"))
+    return classify_pool(node, *window, is_plain=plain, ceil_mode=ceil_mode), [source]
 
 
 def _permute(captured: fx.GraphModule, node: fx.Node) -> Classified | None:

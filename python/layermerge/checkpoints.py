@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +65,7 @@ class Checkpoint:
             return None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        except Exception as error:  # damaged bytes make unpickling raise nearly anything
             raise InputError(
                 f"{self.path} cannot be read as a checkpoint ({type(error).__name__}): delete it "
                 "to start anew"

@@ -19,7 +19,14 @@ MOST_LEVELS = 64
 def write_document(path: str | Path, kind: str, version: int, values: Mapping[str, Any]) -> None:
     """Write `values` as a document of a kind, such as ``"plan"``."""
     document = {"schema": f"layermerge-{kind}", "schema_version": version, **values}
-    as_path("path", path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    file = as_path("path", path)
+    try:
+        file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"cannot write the {kind} {file}: {error.strerror}. Name a file in a folder that "
+            "exists and that you may write to"
+        ) from error
 
 
 def read_document(

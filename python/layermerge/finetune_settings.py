@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from layermerge.errors import InputError
+from layermerge.typed import check_types
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WORDS = ", ".join(DTYPES)
@@ -80,6 +81,7 @@ class FinetuneSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("epochs", "batch_size"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         _check("steps", self.steps, self.steps is None or self.steps >= 1, "at least 1")

@@ -137,6 +137,8 @@ class Barrier:
         `Segment.tail`. Otherwise every plan pays.
     unlock : str
         The word of ``remove`` in `trace` that lets segments contain it; empty if there is none.
+    settings : str
+        All else that its latency depends on: the module or the arguments, and the shape.
     """
 
     name: str
@@ -145,6 +147,7 @@ class Barrier:
     reason: str
     is_removable: bool = False
     unlock: str = ""
+    settings: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ class Network:
         ]
         sources = [node.sources for node in self.nodes]
         segments = [(segment.start, segment.end, segment.exit) for segment in self.segments]
-        barriers = [(barrier.name, barrier.kind) for barrier in self.barriers]
+        barriers = [(each.name, each.kind, each.settings) for each in self.barriers]
         inputs = [asdict(spec) for spec in self.inputs]
         document = [inputs, layers, nodes, sources, segments, barriers]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]

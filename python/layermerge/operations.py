@@ -109,11 +109,11 @@ def _classify_unhooked(node: fx.Node, module: nn.Module, calls: int) -> Operatio
     if isinstance(module, _IDENTITY_MODULES) or name in _STOCHASTIC_DEPTH:
         return Operation(Kind.IDENTITY, name)
     if isinstance(module, _STATISTIC_NORMS) or name in ("LayerNorm2d", "GroupNorm1"):
-        return _classify_statistic_norm(node, name)
+        return _classify_statistic_norm(node, module, name)
     if isinstance(module, nn.AvgPool2d):
         settings = (module.kernel_size, module.stride, module.padding)
         plain = not module.divisor_override
-        return classify_pool(node, *settings, is_plain=plain)
+        return classify_pool(node, *settings, is_plain=plain, ceil_mode=module.ceil_mode)
     if isinstance(module, nn.ZeroPad2d):
         left, right, top, bottom = module.padding
         return padding_operation((left, right, top, bottom))
@@ -173,7 +173,11 @@ def _why_no_norm(node: fx.Node, norm: nn.BatchNorm2d) -> str:
     return ""
 
 
-def _classify_statistic_norm(node: fx.Node, name: str) -> Operation:
+def _classify_statistic_norm(node: fx.Node, module: nn.Module, name: str) -> Operation:
     if shape_of(node) is None or len(node.all_input_nodes) != 1:
         return Operation(Kind.BARRIER, name, f"{name} is not applied to an image")
+    if type(module) is nn.LayerNorm and not (
+        is_channels_last(node.all_input_nodes[0]) and len(module.normalized_shape) == 1
+    ):
+        return Operation(Kind.BARRIER, name, f"{name} at {node.target} is not over the channels")
     return Operation(Kind.STATISTIC_NORM, name)

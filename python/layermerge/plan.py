@@ -199,7 +199,7 @@ def _parse(document: dict[str, Any]) -> Plan:
         PlannedSegment(
             segment["start"],
             segment["end"],
-            (segment["kernel_size"][0], segment["kernel_size"][1]),
+            tuple(segment["kernel_size"]),
             tuple(segment["kept"]),
             segment["latency_ns"],
             segment["importance"],

@@ -158,7 +158,7 @@ class _Writer:
         nodes = self.network.nodes_of(segment)
         left = survivors(nodes, segment.entry, planned.kept)
         self._check_survivors(segment, planned, left)
-        norm = self.nodes[planned.norm] if planned.norm else None
+        norm = self._norm(planned)
         is_last = norm is not None and is_channels_last(norm)
         self._remove(nodes, left)
         exit = self.nodes[segment.exit]
@@ -232,6 +232,18 @@ class _Writer:
             self.captured.add_submodule(target, activation_module(planned.activation).eval())
             last = self._insert_after(last, target, Operation(Kind.ACTIVATION, planned.activation))
         return last
+
+    def _norm(self, planned: PlannedSegment) -> fx.Node | None:
+        """The norm that a plan puts behind a segment."""
+        if not planned.norm:
+            return None
+        found: fx.Node | None = self.nodes.get(planned.norm)
+        if found is None or operation(found).kind is not Kind.STATISTIC_NORM:
+            raise InputError(
+                f"the plan puts {planned.norm!r} behind layers {planned.start + 1}..{planned.end}, "
+                "which is no norm of this network that may be removed"
+            )
+        return found
 
     def _insert_after(self, node: fx.Node, target: str, found: Operation) -> fx.Node:
         with self.captured.graph.inserting_after(node):

@@ -13,7 +13,13 @@ from layermerge.windows import Padding, Window
 
 
 def classify_pool(
-    node: fx.Node, kernel_size: Any, stride: Any, padding: Any, *, is_plain: bool
+    node: fx.Node,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    *,
+    is_plain: bool,
+    ceil_mode: bool,
 ) -> Operation:
     """An average pooling: affine where it drops what its window does not fill.
 
@@ -24,16 +30,23 @@ def classify_pool(
         As `torch.nn.AvgPool2d` takes them.
     is_plain : bool
         Whether it divides by the number of taps.
+    ceil_mode : bool
+        Whether it goes on beyond the image, where the size is no multiple of the stride.
     """
     name = "avg_pool2d"
-    source, result = shape_of(node.all_input_nodes[0]), shape_of(node)
-    if source is None or result is None or is_channels_last(node):
+    image = node.all_input_nodes[0]
+    if shape_of(image) is None or shape_of(node) is None or is_channels_last(node):
         return Operation(Kind.BARRIER, name, "average pooling of what is no image")
     if not is_plain:
         return Operation(Kind.BARRIER, name, "average pooling with a divisor of its own")
     window = _window(kernel_size, stride, padding)
-    if window.output_size((source[2], source[3])) != (result[2], result[3]):
-        return Operation(Kind.BARRIER, name, f"ceil_mode at {node.name}")
+    if ceil_mode and max(window.stride) > 1:
+        return Operation(
+            Kind.BARRIER,
+            name,
+            f"ceil_mode=True at {node.name}: what it averages depends on the image's size; if "
+            "yours are multiples of the stride, ceil_mode=False computes the same",
+        )
     return Operation(Kind.POOL, name, window=window)
 
 

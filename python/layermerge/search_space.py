@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from layermerge.arguments import check_argument
 from layermerge.candidates import SPACES, CandidateSpace
+from layermerge.dataflow import REMOVABLE
 from layermerge.enumeration import MAX_WEIGHTS, enumerate_candidates
 from layermerge.errors import InputError
 from layermerge.network import Network
@@ -46,6 +48,11 @@ class SearchSpace:
     def __post_init__(self) -> None:
         if self.space not in SPACES:
             raise InputError(f"space must be one of {', '.join(SPACES)}; got {self.space!r}")
+        if not isinstance(self.remove, Collection):
+            raise InputError(
+                f"remove must name what may be removed, of {', '.join(REMOVABLE)}; got "
+                f"{self.remove!r}"
+            )
         if self.space == "paper" and self.frozen:
             raise InputError(
                 "frozen is for the general space: in the paper's space, the authors fix the layers "
@@ -53,7 +60,20 @@ class SearchSpace:
             )
 
     def enumerate(self, network: Network) -> CandidateSpace:
-        """The candidates of a network that was traced with the same `remove`."""
+        """The candidates of a network that was traced with the same `remove`.
+
+        Raises
+        ------
+        InputError
+            If it was traced with another.
+        """
+        check_argument("network", network, Network)
+        own = {self.remove} if isinstance(self.remove, str) else set(self.remove)
+        if own != set(network.remove):
+            raise InputError(
+                f"the search space removes {', '.join(sorted(own))}, and the network was traced "
+                f"to remove {', '.join(network.remove)}: trace(model, inputs, remove=space.remove)"
+            )
         if self.space == "paper":
             return enumerate_paper_candidates(
                 network,

@@ -121,7 +121,7 @@ class Study:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        if path is not None and not isinstance(path, (str, os.PathLike)):
+        if path is not None and (not isinstance(path, (str, os.PathLike)) or not os.fspath(path)):
             raise InputError(f"study must be a Study or the path of one, got {path!r}")
         self.path = ":memory:" if path is None else os.fspath(path)
         if path is not None and not Path(path).absolute().parent.is_dir():

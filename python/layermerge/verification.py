@@ -257,11 +257,14 @@ def _sensitivity(network: fx.GraphModule, arguments: tuple[Any, ...]) -> float:
 
 
 def relative_difference(expected: Any, actual: Any) -> float:
-    """Largest |expected - actual| / max |expected| over all tensors; infinite if not comparable."""
+    """Largest |expected - actual| / max |expected| over all tensors; infinite if not comparable.
+
+    Indices and truth values are left out: where two values are nearly equal, rounding decides.
+    """
     worst = 0.0
     for wanted, got in zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual), strict=True):
-        if isinstance(wanted, Tensor):
+        if isinstance(wanted, Tensor) and wanted.is_floating_point() and wanted.numel():
             scale = wanted.abs().max().clamp_min(torch.finfo(wanted.dtype).tiny)
-            error = float((wanted - got).abs().max() / scale) if wanted.numel() else 0.0
+            error = float((wanted - got).abs().max() / scale)
             worst = max(worst, error if math.isfinite(error) else math.inf)
     return worst

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--plans",
-        type=at_least(0),
+        type=at_least(0, 1000),
         default=5,
         metavar="N",
         help="random plans to measure whole, against their predictions; default: 5",

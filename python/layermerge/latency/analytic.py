@@ -90,6 +90,12 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if function.overloadpacket not in flop_registry:
+            # In inference mode conv2d and linear arrive as such, not as what is registered.
+            with self:
+                parts = function.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         result = function(*args, **kwargs)
         if not _is_view(function):
             num_bytes = sum(map(_num_bytes, pytree.tree_leaves((args, kwargs, result))))

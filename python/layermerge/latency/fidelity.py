@@ -91,11 +91,16 @@ class Fidelity:
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     """Spearman's rank correlation; equal values share the mean of their ranks.
 
+    Where all values of one are equal, it is 1 if those of the other are, too, and else 0.
+
     Examples
     --------
     >>> spearman([1, 2, 3], [10, 30, 20])
     0.5
     """
+    num_different = len({*first}), len({*second})
+    if 1 in num_different:
+        return float(num_different == (1, 1))
     return statistics.correlation(_ranks(first), _ranks(second))
 
 

@@ -17,7 +17,7 @@ from layermerge.errors import InputError, LayerMergeError, MeasurementError
 from layermerge.graph import ExampleInputs, bind_inputs, capture, graph_arguments
 from layermerge.latency.bench import Bench, Builder
 from layermerge.latency.environment import Environment
-from layermerge.latency.exchange import check_origin, read_origin, signature_latencies
+from layermerge.latency.exchange import check_origin, origin_path, read_origin, signature_latencies
 from layermerge.latency.options import DEFAULT_OPTIONS, LatencyOptions
 from layermerge.latency.placement import inference, with_batch
 from layermerge.latency.profile import MAX_WORK, Effort, LatencyProfile, hopeless, overworked
@@ -86,8 +86,7 @@ def measure_latency(
         If a part of the original network cannot be run.
     """
     began = time.monotonic()
-    check_argument("network", network, Network)
-    check_argument("space", space, CandidateSpace)
+    _check_space(network, space)
     check_argument("options", options, LatencyOptions)
     captured = capture(model, example_inputs, borrow_weights=True)
     inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
@@ -141,6 +140,8 @@ def import_table(
     InputError
         If the table is of another network, or foreign and that is not allowed.
     """
+    _check_space(network, space)
+    check_argument("options", options, LatencyOptions)
     captured = capture(model, example_inputs, borrow_weights=True)
     inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
     example = _check_inputs(network, inputs)
@@ -152,6 +153,11 @@ def import_table(
         check_origin(path, origin, bench.environment, network, allow_foreign=allow_foreign)
         if origin is not None and origin.network == network.fingerprint:
             barriers = _barriers(bench, captured, network, inputs)
+            if unknown := sorted(origin.barriers.keys() - barriers.keys()):
+                raise InputError(
+                    f"{origin_path(path)} has a latency of {unknown[0]!r}, which this network has "
+                    "not: it was changed; export the table again"
+                )
             found |= {barriers[name].subject: m for name, m in origin.barriers.items()}
             if origin.end_to_end is not None:
                 found[subject_of_network(network)] = origin.end_to_end
@@ -212,7 +218,12 @@ def measure_modules(
 
 
 def _check_inputs(network: Network, inputs: Mapping[str, Any]) -> Tensor:
-    """Compare the inputs with those that were traced; return the first."""
+    """Compare the inputs with those that were traced; return the first.
+
+    Raises
+    ------
+    InputError
+    """
     for spec in network.inputs:
         value = inputs.get(spec.name)
         if not isinstance(value, Tensor) or tuple(value.shape[1:]) != spec.shape[1:]:
@@ -222,7 +233,20 @@ def _check_inputs(network: Network, inputs: Mapping[str, Any]) -> Tensor:
                 f"{spec.shape}: only the batch size may differ"
             )
     first: Tensor = inputs[network.inputs[0].name]
+    if not len(first):
+        raise InputError(f"example input {network.inputs[0].name!r} holds no images: give some")
     return first
+
+
+def _check_space(network: Network, space: CandidateSpace) -> None:
+    """Refuse the candidates of another network."""
+    check_argument("network", network, Network)
+    check_argument("space", space, CandidateSpace)
+    if space.network.fingerprint != network.fingerprint:
+        raise InputError(
+            f"space is of another network ({space.network.name}) than {network.name}, or was "
+            "traced otherwise: enumerate_candidates(network) makes its own"
+        )
 
 
 def _barriers(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from layermerge.arguments import check_argument
 from layermerge.errors import InputError
 from layermerge.latency.protocol import Precision
 
@@ -107,6 +108,8 @@ class LatencyOptions:
                 "roofline must be given with backend='analytic' and with no other: the device's "
                 "peak_tflops and bandwidth_gb_s"
             )
+        if self.roofline is not None:
+            check_argument("roofline", self.roofline, Roofline)
         assert self.precision
 
     @property

@@ -90,7 +90,13 @@ def with_batch(inputs: dict[str, Any], batch: int | None) -> dict[str, Any]:
     def resized(tensor: Tensor) -> Tensor:
         return tensor[torch.arange(batch, device=tensor.device) % len(tensor)]
 
-    return pytree.tree_map_only(Tensor, resized, inputs)  # type: ignore[no-any-return]
+    try:
+        return pytree.tree_map_only(Tensor, resized, inputs)  # type: ignore[no-any-return]
+    except (RuntimeError, OverflowError, IndexError) as error:
+        raise InputError(
+            f"a batch of {batch} of the example inputs cannot be made: give a smaller batch, or an "
+            "example that holds an image"
+        ) from error
 
 
 @contextmanager

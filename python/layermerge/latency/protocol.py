@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 
 from layermerge.errors import InputError
 from layermerge.latency.rotation import Call, Clock, Rotation, Unit
@@ -44,6 +45,10 @@ class Precision:
     max_seconds: float = 120.0
 
     def __post_init__(self) -> None:
+        for name in ("target_rsd", "max_seconds"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise InputError(f"{name} must be a number, got {value!r}")
         if not 0 < self.target_rsd < 1:
             raise InputError(f"target_rsd must be between 0 and 1, got {self.target_rsd}")
         if not self.max_seconds > 0:

@@ -52,7 +52,7 @@ def _summary(document: Mapping[str, Any]) -> Iterator[str]:
     if document["imprecise"]:
         yield (
             f"{document['imprecise']} measurements did not reach their precision: give more "
-            "--max-seconds"
+            "--max-seconds, and another --study, for what one holds is not measured again"
         )
     for reason, count in Counter(document["failures"].values()).items():
         yield f"{count} signatures have no latency: {reason}"
