@@ -180,6 +180,19 @@ def test_what_cannot_be_scored_as_a_whole_loses(task):
     assert num_convolutions(rewrite(task[0], plan)) >= 3
 
 
+def test_candidates_that_failed_in_an_earlier_run_are_told(task, tmp_path, caplog):
+    def fragile(module):
+        if num_convolutions(module) < 4:
+            raise RuntimeError("too few layers")
+        return enough_layers(module)
+
+    for _ in range(2):
+        assert "failed in an earlier run" not in caplog.text
+        find(task, budget_of(task), score_fn=fragile, study=tmp_path / "run.db")
+    assert "candidates failed in an earlier run on this study and are left out" in caplog.text
+    assert "too few layers" in caplog.text
+
+
 def test_estimators_that_score_segments_alone_hold_no_contest(task):
     plan = find(task, budget_of(task), score_fn=None, estimator=ClosedForm([IMAGES]))
     assert "as a whole" not in plan.certificate

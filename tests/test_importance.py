@@ -186,6 +186,12 @@ def test_a_candidate_that_fails_once_is_tried_again(traced):
     assert training.count == len(replacements(traced[2])) + 1
 
 
+@pytest.mark.parametrize("skip", ["a", ["a"], [None]])
+def test_what_is_skipped_must_be_candidates(traced, skip):
+    with pytest.raises(InputError, match="skip must be candidates of the space, got"):
+        estimate(traced, skip=skip)
+
+
 def test_no_candidate_that_can_be_scored_is_an_error(traced):
     def broken(module):
         raise ValueError("no data")

@@ -187,7 +187,7 @@ def test_values_of_another_type_are_damage(tmp_path, statement, message):
 def test_a_table_that_is_missing_is_damage(tmp_path):
     with Study(tmp_path / "run.db") as study:
         study._execute("DROP TABLE scores")
-        with pytest.raises(InputError, match=r"damaged: no such table: scores; delete it"):
+        with pytest.raises(InputError, match=r"damaged: no such table: scores; name another"):
             study.score(KEY)
 
 

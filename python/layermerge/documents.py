@@ -57,7 +57,9 @@ def read_document(
     file = as_path("path", path)
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # of bad encoding, of bad JSON, of numbers too long
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as a {kind}: {error.strerror}") from error
+    except ValueError as error:  # of bad encoding, of bad JSON, of numbers too long
         raise InputError(f"{path} cannot be read as a {kind}: {shown(str(error), 300)}") from error
     except RecursionError:
         document = None

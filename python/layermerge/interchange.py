@@ -274,7 +274,9 @@ def _write_checked(
     """Write a file, compare what it computes with the network, and only then give it its name."""
     if tolerance is not None:
         check_number("tolerance", tolerance, least=0)
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    if path.is_dir():
+        raise InputError(f"{path} cannot be written: it is a folder; name a file in it")
+    if not path.absolute().parent.is_dir():
         raise InputError(f"{path} cannot be written: name a file in a folder that exists")
     unfinished = path.with_name(f".unfinished.{path.name}")
     most = tolerance_of(subject.module) if tolerance is None else tolerance

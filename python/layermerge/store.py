@@ -330,8 +330,8 @@ class Study:
                     "the file"
                 ) from error
             raise InputError(
-                f"study {self.path} is not a study, or is damaged: {shown(str(error))}; delete it, "
-                "or name another file"
+                f"study {self.path} is not a study, or is damaged: {shown(str(error))}; name "
+                "another file, or move this one away"
             ) from error
 
 

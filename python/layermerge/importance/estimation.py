@@ -16,7 +16,7 @@ from layermerge.arguments import check_argument
 from layermerge.callbacks import check_callbacks
 from layermerge.candidates import PLAN, Candidate, CandidateSpace, Combination, Replacement
 from layermerge.checks import check_integer
-from layermerge.errors import InputError, LayerMergeError
+from layermerge.errors import InputError, LayerMergeError, shown
 from layermerge.importance.activations import check_batches
 from layermerge.importance.claims import Claims
 from layermerge.importance.estimators import (
@@ -104,6 +104,8 @@ def estimate_importance(
     """
     check_argument("network", network, Network)
     check_argument("space", space, CandidateSpace)
+    if isinstance(skip, str) or not all(isinstance(each, Candidate) for each in skip):
+        raise InputError(f"skip must be candidates of the space, got {shown(repr(skip))}")
     chosen = estimator_of(estimator, score_fn, train_fn)
     wanted = [c for c in space.candidates if not c.is_original and c not in skip]
     with (

@@ -59,6 +59,14 @@ class PlanSearch:
         self._own, *others = disciplines(options.objective)
         self._others = others if options.contest and evaluate.can_score_plans else []
         self._known = evaluate.known(each for each in self.candidates if not each.is_original)
+        failures = [score.failure for score in self._known.values() if score.failure is not None]
+        if failures:
+            _log.warning(
+                "%d candidates failed in an earlier run on this study and are left out; the first: "
+                "%s. Another `estimator` name, or another study, tries them again",
+                len(failures),
+                failures[0],
+            )
         start = np.array([each.start for each in self.candidates])
         end = np.array([each.end for each in self.candidates])
         kept = [each.kept for each in self.candidates]

@@ -251,5 +251,8 @@ def _check_given(calibration: object) -> None:
 
 def _finite(value: float, what: str) -> float:
     if not math.isfinite(value):
-        raise InputError(f"{what} is {value}: check the calibration data for NaN")
+        raise InputError(
+            f"{what} is {value}: check the calibration data, and what score or loss makes of them, "
+            "for NaN"
+        )
     return value
