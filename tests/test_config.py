@@ -156,8 +156,9 @@ def test_show_reads_a_file_over_the_defaults(capsys, config):
     found = json.loads(capsys.readouterr().out)
     assert (found["seed"], found["max-kernel"], found["init"]) == (5, 7, "composed")
     assert main(["config", "show", "compres"]) == 2
-    error = capsys.readouterr().err
-    assert "there is no command 'compres': name one of completion, compress, config" in error
+    assert "did you mean 'compress'" in capsys.readouterr().err
+    assert main(["config", "show", "nothing"]) == 2
+    assert "no command: there are completion, compress, config" in capsys.readouterr().err
 
 
 @given(

@@ -123,7 +123,7 @@ def test_features_need_a_teacher():
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_a_weight_out_of_range_is_named(value):
-    with pytest.raises(InputError, match=r"feature_distillation must be (at least 0|numbers)"):
+    with pytest.raises(InputError, match="feature_distillation must be at least 0"):
         replace(SETTINGS, feature_distillation=value)
 
 

@@ -116,6 +116,28 @@ def test_the_fingerprint_depends_on_what_does_not_merge(heads):
     assert len(found) == 2
 
 
+class Whole(nn.Module):
+    """Stays whole, and shows an address, which is another one in each process."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = lambda x: x * 2
+
+    def extra_repr(self):
+        return f"scale={self.scale}"
+
+    def forward(self, x):
+        return self.scale(x) if x.sum() > 0 else x
+
+
+def test_the_fingerprint_does_not_depend_on_addresses():
+    models = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Whole()).eval() for _ in range(2)]
+    first, second = (trace(model, images(2, 3, 12, 12)) for model in models)
+    assert [barrier.kind for barrier in first.barriers][-1] == "Whole"
+    assert repr(models[0][2]) != repr(models[1][2])
+    assert first.fingerprint == second.fingerprint
+
+
 def test_the_fingerprint_depends_on_structure_alone():
     network = traced()
     layer = network.layers[0]

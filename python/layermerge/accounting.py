@@ -10,7 +10,7 @@ from layermerge.dataflow import Kind, Operation
 from layermerge.gates import parts_of
 from layermerge.network import Barrier
 from layermerge.regions import Region
-from layermerge.values import operation, sources_of
+from layermerge.values import lasting, operation, sources_of
 
 _FREE = frozenset({Kind.IDENTITY, Kind.SLICE})
 
@@ -72,7 +72,7 @@ class Accounts:
             if node.op == "call_module"
             else f"{node.args} {node.kwargs}"
         )
-        return f"{called} -> {node.meta.get('shape')}"
+        return lasting(f"{called} -> {node.meta.get('shape')}")
 
     def _followers(self, region: Region) -> list[fx.Node]:
         """What runs right after the exit and waits for nothing else: an addition, an activation.

@@ -34,10 +34,6 @@ def classify_function(captured: fx.GraphModule, node: fx.Node) -> Classified:
         return Operation(Kind.IDENTITY, name), sources
     classify = _BY_NAME.get(name)
     found = classify(captured, node) if classify else None
-    if name == "conv2d":
-        return _barrier(
-            name, node, "conv2d is called as a function: only a module torch.nn.Conv2d is replaced"
-        )
     return found or _barrier(name, node, f"{name} is not affine with one input and one output")
 
 
@@ -231,6 +227,11 @@ def _avg_pool2d(captured: fx.GraphModule, node: fx.Node) -> Classified | None:
     return classify_pool(node, *window, is_plain=plain, ceil_mode=ceil_mode), [source]
 
 
+def _conv2d(captured: fx.GraphModule, node: fx.Node) -> Classified:
+    reason = "conv2d is called as a function: only a module torch.nn.Conv2d is replaced"
+    return _barrier("conv2d", node, reason)
+
+
 def _permute(captured: fx.GraphModule, node: fx.Node) -> Classified | None:
     source = node.args[0]
     assert isinstance(source, fx.Node)
@@ -257,5 +258,6 @@ _BY_NAME = {
     "pad": _pad,
     "_pad": _pad,
     "avg_pool2d": _avg_pool2d,
+    "conv2d": _conv2d,
     "permute": _permute,
 }

@@ -22,6 +22,8 @@ else:
     import tomli as tomllib
 
 FLAG = "--config"
+MOST_LISTED = 20
+"""Names that a message lists where none is near."""
 
 
 def with_config(argv: Sequence[str], commands: Mapping[str, argparse.ArgumentParser]) -> list[str]:
@@ -113,6 +115,8 @@ def check_known(names: Iterable[str], known: Iterable[str], what: str, path: obj
         if name.replace("_", "-") not in known:
             near = difflib.get_close_matches(name.replace("_", "-"), known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
+            if not near and len(known) <= MOST_LISTED:
+                hint = f": there are {', '.join(sorted(known))}"
             raise InputError(f"config {path} has {name!r}, which is no {what}{hint}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import torch
@@ -81,7 +82,11 @@ class FinetuneSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        with suppress(TypeError):  # what is of another type is named below
+            self._check_ranges()
         check_types(self)
+
+    def _check_ranges(self) -> None:
         for name in ("epochs", "batch_size"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         _check("steps", self.steps, self.steps is None or self.steps >= 1, "at least 1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import keyword
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,7 +82,7 @@ def capture(
 def bind_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Any]:
     """Name each example input by the forward argument that receives it."""
     parameters = inspect.signature(model.forward).parameters
-    _check_names(model, parameters)
+    _check_named(model, parameters)
     if isinstance(example_inputs, Mapping):
         unknown = [name for name in example_inputs if name not in parameters]
         if unknown:
@@ -109,8 +108,8 @@ def bind_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, An
     return arguments
 
 
-def _check_names(model: nn.Module, parameters: Mapping[str, inspect.Parameter]) -> None:
-    """Refuse what a graph cannot name: inputs without a name, modules named as Python's words."""
+def _check_named(model: nn.Module, parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Refuse inputs without a name: a graph has none for them."""
     unnamed = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY
     first = next(iter(parameters.values()), None)
     if first is not None and first.kind in unnamed:
@@ -119,12 +118,6 @@ def _check_names(model: nn.Module, parameters: Mapping[str, inspect.Parameter]) 
             "an input needs a name: give the model inside, or wrap it in a module whose forward "
             "names each input"
         )
-    for path, _ in model.named_modules():
-        if word := next((part for part in path.split(".") if keyword.iskeyword(part)), None):
-            raise UnsupportedModelError(
-                f"the module {path!r} is named {word!r}, a word of Python's, as no attribute in "
-                "generated code can be: rename it"
-            )
 
 
 def _check_tensors(arguments: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import keyword
+
 import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
@@ -9,7 +11,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from layermerge.errors import InputError
+from layermerge.errors import InputError, UnsupportedModelError
 
 
 def check_model(model: nn.Module) -> None:
@@ -17,6 +19,7 @@ def check_model(model: nn.Module) -> None:
     check_unwrapped(model)
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    _check_names(model)
     _check_weights(model)
     check_evaluation_mode(model)
 
@@ -73,6 +76,15 @@ def how_to_remove(hook: object) -> str:
 
 
 _REMOVERS = {WeightNorm: "remove_weight_norm", SpectralNorm: "remove_spectral_norm"}
+
+
+def _check_names(model: nn.Module) -> None:
+    for path, _ in model.named_modules():
+        if word := next((part for part in path.split(".") if keyword.iskeyword(part)), None):
+            raise UnsupportedModelError(
+                f"the module {path!r} is named {word!r}, a word of Python's, as no attribute in "
+                "generated code can be: rename it"
+            )
 
 
 @torch.no_grad()  # the weights of inference mode can be read only

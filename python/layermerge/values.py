@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torch import fx
@@ -96,3 +97,14 @@ def size_of(node: fx.Node) -> Size:
     """Height and width of an image."""
     _, *sizes = node.meta["shape"]
     return (sizes[0], sizes[1]) if is_channels_last(node) else (sizes[1], sizes[2])
+
+
+def lasting(text: str) -> str:
+    """What `repr` says, without the addresses that are others in each process.
+
+    Examples
+    --------
+    >>> lasting("Act(f=<function gelu at 0x7f29843aaf10>)")
+    'Act(f=<function gelu>)'
+    """
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

@@ -7,8 +7,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from layermerge.errors import InputError
-
 SUMMARY = "Show the options of a command as a config file has them."
 
 EPILOG = """\
@@ -51,12 +49,9 @@ def effective(
     command: str, path: str | None, parsers: Mapping[str, argparse.ArgumentParser]
 ) -> dict[str, Any]:
     """The value of each option of a command: its default, or what a file says."""
-    from layermerge.config import options_for, options_of, read_config
+    from layermerge.config import check_known, options_for, options_of, read_config
 
-    if command not in parsers:
-        raise InputError(
-            f"there is no command {command!r}: name one of {', '.join(sorted(parsers))}"
-        )
+    check_known([command], parsers, "command", "show")
     parser = parsers[command]
     values = {
         name: _plain(parser.get_default(parser._option_string_actions[f"--{name}"].dest))

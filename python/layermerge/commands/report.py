@@ -37,12 +37,12 @@ def run(arguments: argparse.Namespace) -> int:
     from layermerge.report.comparison import headline
     from layermerge.report.html import write_html
 
-    result = load_run(arguments.run)
     if arguments.out is not None and arguments.out.suffix.lower() not in (".html", ".htm"):
         raise InputError(
             f"--out {arguments.out} must end in .html: the page is HTML. `layermerge plot` draws "
             "to PNG, SVG and PDF"
         )
+    result = load_run(arguments.run)
     out = arguments.out or result_path(arguments.run).with_name(REPORT_FILE)
     write_html(result, out, {path.stem: _read_picture(path) for path in arguments.picture})
     if arguments.json:

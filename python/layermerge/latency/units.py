@@ -19,6 +19,7 @@ from layermerge.candidates import Signature
 from layermerge.errors import InputError
 from layermerge.latency.placement import Placement
 from layermerge.network import Network
+from layermerge.values import lasting
 
 IDENTITY = (0, 0)
 """The kernel size of a signature without a convolution."""
@@ -205,7 +206,8 @@ class _BarrierRecorder(fx.Interpreter):
             operation = f"{node.op} {torch.typename(node.target)} {_name_of(node.target)}"
         described: dict[fx.Node, Any] = {source: _Shape(v) for source, v in values.items()}
         arguments = fx.node.map_arg((node.args, node.kwargs), described.__getitem__)
-        return json.dumps({"barrier": operation, "arguments": repr(arguments)}, sort_keys=True)
+        subject = {"barrier": lasting(operation), "arguments": lasting(repr(arguments))}
+        return json.dumps(subject, sort_keys=True)
 
 
 class _Shape:
