@@ -102,3 +102,29 @@ def test_weights_made_in_inference_mode_are_copied():
     with torch.inference_mode():
         model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
     assert lm.trace(model, X).num_layers == 2
+
+
+class Scripted(nn.Module):
+    """Calls a scripted function, whose operations pass the recording by."""
+
+    def __init__(self):
+        super().__init__()
+        self.swish = torch.jit.script(swish)
+
+    def forward(self, x):
+        return self.swish(x)
+
+
+def swish(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_what_a_scripted_function_does_is_recorded_neither_way():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), Scripted(), nn.Conv2d(4, 4, 3)).eval()
+    graphs = [capture(model, X, borrow_weights=borrows).graph for borrows in (True, False)]
+    assert str(graphs[0]) == str(graphs[1])
+    assert [node.target for node in graphs[0].nodes if node.op == "call_module"] == ["0", "1", "2"]
+    kept = lm.rewrite(model, original_plan(lm.trace(model, X)))
+    with torch.no_grad():
+        assert torch.equal(kept(X), model(X))

@@ -64,7 +64,9 @@ class _KeepBefore(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ig
             for value in pytree.tree_leaves((args, kwargs)):
                 if isinstance(value, Tensor):
                     self._keep(value)
-        return func(*args, **kwargs)
+        # A scripted function comes here past the recording, which must not see its insides either.
+        with torch._C.DisableTorchFunction():
+            return func(*args, **kwargs)
 
     def _keep(self, value: Tensor) -> None:
         owners = self._owners.pop(_memory(value), ())
