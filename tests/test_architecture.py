@@ -18,6 +18,7 @@ TORCH_FREE = {
     "layermerge",
     "layermerge.arguments",
     "layermerge.callbacks",
+    "layermerge.claims",
     "layermerge.config",
     "layermerge.checks",
     "layermerge.documents",
@@ -44,6 +45,7 @@ TORCH_FREE = {
     "layermerge.frontier_plot",
     "layermerge.installation",
     "layermerge.instance",
+    "layermerge.schema",
     "layermerge.selection",
     "layermerge.solver",
     "layermerge.source_files",
@@ -55,7 +57,6 @@ TORCH_FREE = {
     "layermerge.progress",
     "layermerge.importance",
     "layermerge.importance.bounds",
-    "layermerge.importance.claims",
     "layermerge.importance.contest",
     "layermerge.importance.lazy",
     "layermerge.importance.scores",
@@ -73,6 +74,7 @@ TORCH_FREE = {
     "layermerge.latency.rotation",
     "layermerge.latency.sentinel",
     "layermerge.latency.summary",
+    "layermerge.latency.unfinished",
 }
 """Besides `layermerge.report`: what `import layermerge.solver` and tools without torch may use."""
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from layermerge.claims import Claims
 from layermerge.errors import InputError
-from layermerge.importance.claims import Claims
 
 HERE = Path(__file__).parent
 HOLD = """
 import sys, time
-from layermerge.importance.claims import Claims
+from layermerge.claims import Claims
 with Claims(sys.argv[1]) as claims:
     print(claims.take("a"), flush=True)
     time.sleep(600)
@@ -142,4 +142,4 @@ def test_a_study_in_memory_is_shared_with_nobody(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(InputError, match=r"run.db-claims cannot be written: No such file"):
-        Claims(str(tmp_path / "missing" / "run.db"))
+        Claims(str(tmp_path / "missing" / "run.db")).take("a")

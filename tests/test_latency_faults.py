@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +19,11 @@ from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, MeasurementError
 from layermerge.importance.scores import ImportanceScores
 from layermerge.latency import eager
+from layermerge.latency.bench import SENTINEL
 from layermerge.latency.measuring import measure_latency
 from layermerge.latency.options import LatencyOptions
+from layermerge.latency.rotation import MIN_REPEATS
+from layermerge.latency.units import subject_of
 from layermerge.planning import make_plan
 from layermerge.store import Measurement, Study
 from layermerge.tracing import trace
@@ -36,13 +41,17 @@ model, image = tiny_classifier(), torch.zeros(2, 1, 8, 8)
 network = trace(model, image)
 options = LatencyOptions(threads=1, target_rsd=float(sys.argv[3]), max_seconds=4)
 with Study(sys.argv[1]) as study:
-    keep = study.add_measurements
+    keep, keep_begun = study.add_measurements, study.add_artefact
     def announced(environment, final):
         keep(environment, final)
         print("kept", len(final), flush=True)
-    study.add_measurements = announced
-    measure_latency(model, network, enumerate_candidates(network), example_inputs=image,
-                    options=options, study=study)
+    def announced_begun(key, timings):
+        keep_begun(key, timings)
+        print("begun", key, flush=True)
+    study.add_measurements, study.add_artefact = announced, announced_begun
+    profile = measure_latency(model, network, enumerate_candidates(network), example_inputs=image,
+                              options=options, study=study)
+print("known", profile.effort.num_known, "of", profile.effort.num_units, flush=True)
 print("done", flush=True)
 """
 
@@ -58,8 +67,8 @@ def measure(traced, **changed):
     return measure_latency(*traced, example_inputs=IMAGE, options=OPTIONS, **changed)
 
 
-def start_measuring(study, target_rsd):
-    command = [sys.executable, "-c", MEASURER, str(study), str(Path(__file__).parent)]
+def start_measuring(study, target_rsd, begin=""):
+    command = [sys.executable, "-c", begin + MEASURER, str(study), str(Path(__file__).parent)]
     return subprocess.Popen([*command, str(target_rsd)], stdout=subprocess.PIPE, text=True)
 
 
@@ -161,13 +170,48 @@ def test_a_killed_measurement_loses_nothing_and_goes_on(tmp_path, traced):
     assert len(after) == profile.effort.num_units + 1
 
 
-def test_two_processes_measure_into_one_study(tmp_path):
+def test_timings_of_units_that_are_not_final_survive_a_kill(tmp_path, traced):
+    study = tmp_path / "run.db"
+    at_once = "from layermerge.latency import unfinished; unfinished.EVERY_SECONDS = 0.0\n"
+    process = start_measuring(study, target_rsd=1e-9, begin=at_once)
+    assert process.stdout is not None
+    begun = [process.stdout.readline() for _ in range(20)]
+    process.kill()
+    process.communicate()
+    key = begun[-1].removeprefix("begun ").strip()
+    environment = key.removeprefix("unfinished timings ")
+    with Study(study) as opened:
+        assert set(opened.measurements(environment)) == {SENTINEL}  # nothing is final
+        timings = json.loads(opened.artefact(key))
+    assert min(map(len, timings.values())) > MIN_REPEATS
+    profile = measure(traced, study=study)
+    repeats = {subject_of(s): m.repeats for s, m in profile.convolutions.items()}
+    assert all(repeats[name] >= len(found) for name, found in timings.items() if name in repeats)
+    with Study(study) as opened:
+        assert opened.artefact(key) is None
+
+
+def test_unfinished_timings_that_are_none_are_damage(tmp_path, traced):
+    profile = measure(traced)
+    environment = profile.environment.fingerprint
+    for content in (b"", b"[1]", b'{"conv": [-1]}', b'{"conv": ["1"]}', b'{"conv": 3}', b"\xff"):
+        with Study(tmp_path / "run.db") as study:
+            study.add_artefact(f"unfinished timings {environment}", content)
+            with pytest.raises(InputError, match=r"run\.db is damaged: it does not hold the tim"):
+                measure(traced, study=study)
+
+
+def test_two_processes_measure_into_one_study_and_nothing_twice(tmp_path):
     study = tmp_path / "run.db"
     processes = [start_measuring(study, target_rsd=0.5) for _ in range(2)]
+    known = []
     for process in processes:
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         assert output.endswith("done\n")
+        known.append([*map(int, re.findall(r"known (\d+) of (\d+)", output)[0])])
+    (first, num_units), (second, _) = sorted(known)
+    assert (first, second) == (0, num_units)
     with Study(study) as opened:
         rows = opened._execute("SELECT environment, subject, median_ns, repeats FROM measurements")
     assert len({environment for environment, *_ in rows}) == 1

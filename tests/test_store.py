@@ -160,7 +160,10 @@ def test_a_damaged_file_is_refused(tmp_path):
     ("statement", "message"),
     [
         ("UPDATE measurements SET median_ns = 'soon'", "median_ns must be whole numbers"),
-        ("UPDATE measurements SET median_ns = -5", "takes -5 ns"),
+        ("UPDATE measurements SET median_ns = -5", "has Measurement\\(median_ns=-5"),
+        ("UPDATE measurements SET spread = -0.1", "has Measurement\\(.*spread=-0.1"),
+        ("UPDATE measurements SET spread = 9e999", "has Measurement\\(.*spread=inf"),
+        ("UPDATE measurements SET repeats = -1", "has Measurement\\(.*repeats=-1"),
         ("UPDATE measurements SET subject = x'ff'", "is not text"),
         ("UPDATE scores SET score = 'good'", "score must be numbers or null, got 'good'"),
         ("UPDATE artefacts SET content = 7", "7 is not a sequence of bytes"),

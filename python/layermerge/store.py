@@ -18,37 +18,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from layermerge.claims import Claims
 from layermerge.errors import InputError, shown
+from layermerge.milliseconds import MAX_NS
+from layermerge.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from layermerge.typed import check_types
 
 T = TypeVar("T")
 
-APPLICATION_ID = 0x4C4D5247  # "LMRG", in the header of the file
-SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
-
-_SCHEMA = f"""
-BEGIN IMMEDIATE;
-PRAGMA application_id = {APPLICATION_ID};
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-INSERT OR IGNORE INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}');
-CREATE TABLE IF NOT EXISTS measurements (
-    environment TEXT NOT NULL, subject TEXT NOT NULL,
-    median_ns INTEGER NOT NULL, spread REAL NOT NULL, repeats INTEGER NOT NULL,
-    seconds REAL NOT NULL, created REAL NOT NULL,
-    PRIMARY KEY (environment, subject)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS scores (
-    network TEXT NOT NULL, weights TEXT NOT NULL, candidate TEXT NOT NULL, estimator TEXT NOT NULL,
-    score REAL, failure TEXT, seconds REAL NOT NULL, created REAL NOT NULL,
-    PRIMARY KEY (network, weights, candidate, estimator),
-    CHECK ((score IS NULL) != (failure IS NULL))
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS artefacts (
-    key TEXT PRIMARY KEY, content BLOB NOT NULL, created REAL NOT NULL
-) WITHOUT ROWID;
-COMMIT;
-"""
 
 
 @dataclass(frozen=True)
@@ -71,6 +49,14 @@ class Measurement:
     spread: float
     repeats: int
     seconds: float
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the values can be those of a latency, in whole nanoseconds below 2^63."""
+        return (
+            all(0 <= value <= MAX_NS for value in vars(self).values())
+            and self.median_ns * (1 + self.spread) <= MAX_NS
+        )
 
 
 @dataclass(frozen=True)
@@ -124,6 +110,7 @@ class Study:
         if path is not None and (not isinstance(path, (str, os.PathLike)) or not os.fspath(path)):
             raise InputError(f"study must be a Study or the path of one, got {path!r}")
         self.path = ":memory:" if path is None else os.fspath(path)
+        self.claims = Claims(self.path)
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise InputError(
                 f"study {self.path}: its folder does not exist; make it, or name another file"
@@ -150,10 +137,10 @@ class Study:
             for subject, *values in rows
         }
         for subject, measurement in found.items():
-            if measurement.median_ns < 0:
+            if not measurement.is_possible:
                 raise InputError(
-                    f"study {self.path} is damaged: {subject!r} takes {measurement.median_ns} ns; "
-                    "delete it and start again"
+                    f"study {self.path} is damaged: {subject!r} has {measurement}; delete it and "
+                    "start again"
                 )
         return found
 
@@ -223,8 +210,13 @@ class Study:
             "INSERT OR REPLACE INTO artefacts VALUES (?, ?, ?)", [(key, content, time.time())]
         )
 
+    def remove_artefact(self, key: str) -> None:
+        """Forget what was kept under a key, if anything was."""
+        self._write("DELETE FROM artefacts WHERE key = ?", [(key,)])
+
     def close(self) -> None:
         """Close the file. Nothing is lost without it."""
+        self.claims.close()
         self._connection.close()
 
     def __enter__(self) -> Study:
@@ -246,7 +238,7 @@ class Study:
         self._set_journal()
         if self._application_id() == 0:
             with self._explained():
-                self._connection.executescript(_SCHEMA)
+                self._connection.executescript(SCHEMA)
         self._check_version()
         damage = self._execute("PRAGMA quick_check(1)")[0][0]
         if damage != "ok":

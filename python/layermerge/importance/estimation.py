@@ -16,9 +16,9 @@ from layermerge.arguments import check_argument
 from layermerge.callbacks import check_callbacks
 from layermerge.candidates import PLAN, Candidate, CandidateSpace, Combination, Replacement
 from layermerge.checks import check_integer
+from layermerge.claims import POLL_S
 from layermerge.errors import InputError, LayerMergeError, shown
 from layermerge.importance.activations import check_batches
-from layermerge.importance.claims import Claims
 from layermerge.importance.estimators import (
     Estimator,
     PlanEstimator,
@@ -35,9 +35,6 @@ from layermerge.network import Network
 from layermerge.progress import progress_bar
 from layermerge.store import Score, ScoreKey, Study, StudyLike, opened
 from layermerge.weights import fingerprint_weights
-
-POLL_S = 0.2
-"""Seconds between two looks at what other processes have found."""
 
 ENOUGH_FAILURES = 4
 """Candidates that may fail alike before a search gives up."""
@@ -153,9 +150,9 @@ class Evaluations:
         Whether it takes a `Combination`, too.
     """
 
-    def __init__(self, job: Job, study: Study, claims: Claims, run: Run, slots: int) -> None:
+    def __init__(self, job: Job, study: Study, run: Run, slots: int) -> None:
         self.slots = slots
-        self._study, self._claims, self._run = study, claims, run
+        self._study, self._claims, self._run = study, study.claims, run
         self._key = (job.network.fingerprint, fingerprint_weights(job.model))
         fingerprint = {"estimator": job.estimator.fingerprint, "seed": job.seed}
         self.estimator = json.dumps(fingerprint, sort_keys=True)
@@ -273,8 +270,8 @@ def evaluating(
     if calibration is not None:
         check_batches("calibration", calibration, model, network)
     job = Job(model, network, estimator, seed, torch.get_num_threads())
-    with Claims(study.path) as claims, executor.open(job) as (run, slots):
-        yield Evaluations(job, study, claims, run, slots)
+    with executor.open(job) as (run, slots):
+        yield Evaluations(job, study, run, slots)
 
 
 def collect(

@@ -20,6 +20,7 @@ from layermerge.latency.programs import as_graph, positional
 from layermerge.latency.protocol import Outcome, measure_units
 from layermerge.latency.rotation import COMPANY, Call, Unit, reason_of
 from layermerge.latency.sentinel import Sentinel
+from layermerge.latency.unfinished import Unfinished
 from layermerge.progress import progress_bar
 from layermerge.store import Measurement, Study
 
@@ -86,11 +87,24 @@ class Bench:
         keeps : bool
             Whether the study is asked, and keeps the results.
         """
+        # Two processes on one device would measure each other.
+        waiting = "waiting for another process, which measures latency for the same study"
+        with self.study.claims.held(f"latency {self.environment.fingerprint}", waiting):
+            return self._measure(builders, give_up, keeps=keeps)
+
+    def _measure(
+        self,
+        builders: Mapping[str, Builder],
+        give_up: Callable[[Mapping[str, int]], Collection[str]],
+        *,
+        keeps: bool,
+    ) -> tuple[Outcome, int]:
         held = self.study.measurements(self.environment.fingerprint) if keeps else {}
         known = {subject: held[subject] for subject in builders if subject in held}
         pending = [subject for subject in builders if subject not in known]
         if not pending:
             return Outcome(known), len(known)
+        unfinished = Unfinished(self.study, self.environment.fingerprint)
         title = f"Measuring latency ({self.options.backend})"
         with progress_bar(title, len(builders), enabled=self.options.progress) as show:
             units, failures = _built(builders, [*pending, *_company(known)])
@@ -103,9 +117,13 @@ class Bench:
                 sentinel=self._sentinel(),
                 empty=self._empty(),
                 give_up=give_up,
+                begun=unfinished.of(pending) if keeps else {},
                 keep=self._keep if keeps else lambda final: None,
+                keep_begun=unfinished.keep if keeps else lambda timings: None,
                 show=lambda done: show(done + len(builders) - len(units)),
             )
+        if keeps:
+            unfinished.forget()
         results = known | outcome.measurements
         ordered = {subject: results[subject] for subject in builders if subject in results}
         failures |= outcome.failures

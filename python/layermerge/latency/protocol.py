@@ -10,9 +10,10 @@ disturbed is timed again. A unit that raises is given up with its reason, and th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
+from types import MappingProxyType
 
 from layermerge.errors import InputError
 from layermerge.latency.rotation import Call, Clock, Rotation, Unit
@@ -91,7 +92,9 @@ def measure_units(
     sentinel: Sentinel | None = None,
     empty: Call | None = None,
     give_up: Callable[[Mapping[str, int]], Collection[str]] = lambda estimates_ns: (),
+    begun: Mapping[str, Sequence[int]] = MappingProxyType({}),
     keep: Callable[[dict[str, Measurement]], None] = lambda final: None,
+    keep_begun: Callable[[Mapping[str, Sequence[int]]], None] = lambda timings: None,
     show: Callable[[float], None] = lambda completed: None,
     now: Callable[[], float] = time.monotonic,
 ) -> Outcome:
@@ -117,8 +120,12 @@ def measure_units(
     give_up : callable, optional
         Receives an estimate for each unit, its fastest run so far in nanoseconds, and names the
         units that are too slow to matter: they keep the few timings that they have.
+    begun : mapping of str to sequence of int, optional
+        Timings of an earlier run that did not end, to go on from.
     keep : callable, optional
         Receives results as soon as they are final.
+    keep_begun : callable, optional
+        Receives, time and again, the timings of the units whose results are not.
     show : callable, optional
         Receives the number of units that are done, fractions included.
     now : callable, optional
@@ -136,7 +143,7 @@ def measure_units(
     all_known = dict(known or {})
     results = {name: all_known[name] for name in units if name in all_known}
     pending = [name for name in units if name not in results]
-    rotation = Rotation(units, pending, reference, clock, sentinel or Sentinel(), empty)
+    rotation = Rotation(units, pending, reference, clock, sentinel or Sentinel(), empty, begun)
     watch = _Stopwatch(precision.max_seconds, now)
 
     def set_aside() -> None:
@@ -160,6 +167,7 @@ def measure_units(
             rotation.drop(final)
             results |= final
             keep(final)
+        keep_begun(rotation.timings)
         done = len(results) + len(rotation.failures) - len(final)
         show(done + sum(map(precision.part_done, summaries.values())))
     return Outcome(

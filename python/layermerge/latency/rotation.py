@@ -7,6 +7,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from layermerge.errors import MeasurementError
 from layermerge.latency.sentinel import Sentinel
@@ -43,6 +44,8 @@ class Unit:
 class Rotation:
     """The units that are still measured, their timings, and the sentinel between them.
 
+    Those that have `begun` in an earlier run go on from its timings.
+
     Attributes
     ----------
     pace_ns : dict of str to int
@@ -69,6 +72,7 @@ class Rotation:
         clock: Clock,
         sentinel: Sentinel,
         empty: Call | None = None,
+        begun: Mapping[str, Sequence[int]] = MappingProxyType({}),
     ) -> None:
         self.units = units
         self.reference = reference
@@ -76,8 +80,8 @@ class Rotation:
         self.empty_ns: deque[int] = deque(maxlen=MANY_CALLS)
         self.clock = clock
         self.sentinel = sentinel
-        self.timings: dict[str, list[int]] = {name: [] for name in pending}
-        self.all_timings: dict[str, list[int]] = {name: [] for name in pending}
+        self.timings = {name: [*begun.get(name, ())] for name in pending}
+        self.all_timings = {name: [*begun.get(name, ())] for name in pending}
         self.aside: set[str] = set()
         self.failures: dict[str, str] = {}
         self.timed_ns = self.laps = self.disturbed_laps = 0
