@@ -75,6 +75,7 @@ TORCH_FREE = {
     "layermerge.latency.sentinel",
     "layermerge.latency.summary",
     "layermerge.latency.unfinished",
+    "layermerge.whole_files",
 }
 """Besides `layermerge.report`: what `import layermerge.solver` and tools without torch may use."""
 
@@ -101,7 +102,7 @@ LAYERS = (
     ("training",),
     ("checkpoints", "feature_distillation", "finetune_settings", "training_log"),
     ("latency.trials",),
-    ("latency.measuring",),
+    ("latency.measuring", "latency.whole_networks"),
     ("latency.bench",),
     (
         "latency.analytic",
@@ -263,6 +264,7 @@ def test_the_report_reads_results_only():
         "layermerge.search_results",
         "layermerge.errors",
         "layermerge.latency.environment",
+        "layermerge.whole_files",
     }
 
 

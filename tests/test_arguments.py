@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import layermerge as lm
+from layermerge.latency.exchange import write_profile
 from layermerge.results import load_result
 from networks import images, zoo
 
@@ -78,3 +79,16 @@ def test_a_point_that_a_frontier_lacks_is_refused(point):
     assert frontier.selection(-1).value == frontier.value[1] == 3.0
     with pytest.raises(lm.InputError, match=r"point must be the index of one of 2 points, got "):
         frontier.selection(point)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lm.write_latency, "table must be a LatencyTable, got NoneType"),
+        (lm.write_importance, "table must be an ImportanceTable, got NoneType"),
+        (write_profile, "profile must be a LatencyProfile, got NoneType"),
+    ],
+)
+def test_what_is_written_must_be_there(tmp_path, function, message):
+    with pytest.raises(lm.InputError, match=message):
+        function(None, tmp_path / "T.csv")

@@ -96,6 +96,7 @@ def test_a_table_travels(model, capsys, tmp_path):
         (["--peak-tflops=1", "--bandwidth-gb-s=1"], "with backend='analytic' and with no other"),
         (["--plot=plot.txt"], "cannot draw to plot.txt"),
         (["--plot=/nonesuch/plot.png"], "cannot write /nonesuch/plot.png: its folder"),
+        (["--plot=plot.png", "--plans=0"], "--plot draws random plans: give --plans"),
         (["--study=/nonesuch/run.db"], "study /nonesuch/run.db: its folder does not exist"),
         (["--backend=tensorrt", "--device=cpu"], "'tensorrt' runs on a CUDA device only"),
         (["--target-rsd=5"], "target_rsd must be between 0 and 1, got 5.0"),
@@ -105,3 +106,28 @@ def test_a_table_travels(model, capsys, tmp_path):
 def test_what_does_not_fit_is_refused(model, capsys, options, message):
     assert main(["profile", model, "--input=1x3x16x16", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_plot_in_place_of_a_folder_is_refused_before_anything_is_measured(
+    model, capsys, tmp_path
+):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "f.png").mkdir()
+    command = ["profile", model, *ANALYTIC, f"--plot={tmp_path / 'f.png'}"]
+    assert main([*command, f"--study={tmp_path / 'run.db'}"]) == 2
+    assert "f.png: it is a folder, or may not be written to" in capsys.readouterr().err
+    assert not (tmp_path / "run.db").exists()
+
+
+def test_results_are_printed_even_if_the_plot_fails(model, capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+
+    def fail(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("layermerge.latency.plot._image", fail)
+    command = ["profile", model, *ANALYTIC, "--plans=3", f"--plot={tmp_path / 'f.png'}"]
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert "Predicted against measured" in captured.out
+    assert "f.png: No space left on device" in captured.err

@@ -236,6 +236,7 @@ def test_damaged_origins_of_tables(tmp_path):
         "network": "0123456789abcdef",
         "barriers": {"pool": measured, "fc": measured},
         "end_to_end": measured,
+        "table_sha256": "0" * 64,
     }
     write_document(path, "table-origin", SCHEMA_VERSION, values)
 

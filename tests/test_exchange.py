@@ -5,6 +5,7 @@ import logging
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -170,7 +171,7 @@ def test_a_table_of_two_units_is_refused(traced, tmp_path):
         bring(path, traced, None)
 
 
-@pytest.mark.parametrize("wrong", ["-5", '"fast"', "NaN"])
+@pytest.mark.parametrize("wrong", ["-5", '"fast"', "NaN", "Infinity", str(10**400)])
 def test_an_origin_with_a_latency_that_is_none_is_refused(traced, tmp_path, wrong):
     write_profile(measure(traced), tmp_path / "T.csv")
     origin = origin_path(tmp_path / "T.csv")
@@ -243,3 +244,83 @@ def test_a_table_whose_origin_is_another_network_is_foreign(traced, tmp_path):
     with pytest.raises(InputError, match=r"of another network.*0123456789abcdef instead of"):
         bring(tmp_path / "T.csv", traced, tmp_path / "run.db")
     assert bring(tmp_path / "T.csv", traced, tmp_path / "run.db", allow_foreign=True)
+
+
+def gated():
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(4, 4, 3, padding=1),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 3, padding=1),
+        torch.nn.GroupNorm(2, 4),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 3, padding=1),
+    ).eval()
+
+
+def test_what_lies_behind_a_convolution_is_not_counted_twice(tmp_path):
+    model, image = gated(), torch.zeros(1, 4, 8, 8)
+    network = trace(model, image, remove=("activation", "norm"))
+    space = enumerate_candidates(network)
+    assert any(candidate.tail for candidate in space.candidates)
+    profile = measure_latency(model, network, space, example_inputs=image, options=HERE)
+    write_profile(profile, tmp_path / "T.csv")
+    subject = model, network, space
+    arguments = {"example_inputs": image, "study": tmp_path / "run.db", "options": HERE}
+    import_table(tmp_path / "T.csv", *subject, **arguments)
+    again = measure_latency(*subject, **arguments)
+    assert {c.key: again.of(c) for c in space.candidates} == {
+        c.key: profile.of(c) for c in space.candidates
+    }
+
+
+def test_what_the_study_holds_is_kept_unless_it_is_to_be_replaced(traced, tmp_path, caplog):
+    profile = measure(traced, study=tmp_path / "run.db")
+    slower = replace(
+        profile,
+        convolutions={
+            signature: replace(latency, median_ns=2 * latency.median_ns)
+            for signature, latency in profile.convolutions.items()
+        },
+    )
+    write_profile(slower, tmp_path / "T.csv")
+    bring(tmp_path / "T.csv", traced, tmp_path / "run.db")
+    assert re.search(r"\d+ latencies of .*T\.csv are not taken, for study .*--replace", caplog.text)
+    assert measure(traced, study=tmp_path / "run.db").convolutions == profile.convolutions
+    bring(tmp_path / "T.csv", traced, tmp_path / "run.db", replace=True)
+    again = measure(traced, study=tmp_path / "run.db")
+    for signature, latency in slower.convolutions.items():
+        assert again.convolutions[signature].median_ns == latency.median_ns
+
+
+def test_a_table_that_was_edited_is_foreign(traced, tmp_path):
+    write_profile(measure(traced), tmp_path / "T.csv")
+    text = (tmp_path / "T.csv").read_text()
+    (tmp_path / "T.csv").write_text(text.replace(",0.00", ",0.01"))
+    with pytest.raises(InputError, match=r"T\.csv is a foreign table, it was changed since"):
+        bring(tmp_path / "T.csv", traced, tmp_path / "run.db")
+
+
+def test_a_convolution_takes_time(traced, tmp_path):
+    write_profile(measure(traced), tmp_path / "T.csv")
+    table = read_latency(tmp_path / "T.csv")
+    write_latency(replace(table, latency_ns=0 * table.latency_ns), tmp_path / "T.csv")
+    with pytest.raises(InputError, match=r"T\.csv says that .* takes 0 ms: is it in milliseconds"):
+        bring(tmp_path / "T.csv", traced, tmp_path / "run.db", allow_foreign=True)
+
+
+def test_an_export_that_fails_leaves_the_table_of_before(traced, tmp_path, monkeypatch):
+    profile = measure(traced)
+    write_profile(profile, tmp_path / "T.csv")
+    before = (tmp_path / "T.csv").read_bytes()
+
+    def fail(self, content):
+        with self.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(InputError, match=r"cannot write .*T\.csv: No space left on device"):
+        write_profile(profile, tmp_path / "T.csv")
+    assert (tmp_path / "T.csv").read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["T.csv", "T.csv.origin.json"]

@@ -9,6 +9,7 @@ from scipy import stats
 from layermerge.candidates import CandidateSpace
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError
+from layermerge.latency.bench import Bench
 from layermerge.latency.fidelity import (
     Fidelity,
     Trial,
@@ -56,6 +57,55 @@ def test_random_plans_cover_the_network_and_merge_something(traced, seed):
         assert plan[-1].end == network.num_layers
         assert not all(c.is_original for c in plan)
     assert plans == random_plans(space, 20, seed)
+    assert len({*plans}) == 20
+
+
+def test_a_small_space_has_few_plans():
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3, padding=1)
+    )
+    space = enumerate_candidates(trace(model.eval(), IMAGE))
+    plans = random_plans(space, 1000)
+    assert len(plans) == len({*plans}) == len(every_plan(space)) - 1
+
+
+def every_plan(space, position=0):
+    """All paths, by brute force."""
+    if position == space.network.num_layers:
+        return [()]
+    return [
+        (candidate, *rest)
+        for candidate in space.candidates
+        if candidate.start == position
+        for rest in every_plan(space, candidate.end)
+    ]
+
+
+def test_trials_that_the_study_holds_are_not_measured_again(traced, tmp_path, monkeypatch):
+    model, _, space = traced
+    deployed = merge(rewrite(model, original_plan(space.network)))
+    profile = measure_latency(*traced, example_inputs=IMAGE, options=ANALYTIC)
+    plans = random_plans(space, 3)
+    built = []
+    network = Bench.network
+    monkeypatch.setattr(Bench, "network", lambda *given: built.append(1) or network(*given))
+
+    def trials(count):
+        return try_plans(
+            model,
+            deployed,
+            profile,
+            {f"plan {number}": plan for number, plan in enumerate(plans[:count])},
+            example_inputs=IMAGE,
+            options=ANALYTIC,
+            study=tmp_path / "run.db",
+        ).trials
+
+    first = trials(2)
+    assert len(built) == 3
+    assert trials(2) == first
+    assert len(built) == 3
+    assert trials(3)[:3] == first
 
 
 def test_modest_candidates_have_at_most_so_many_times_the_flops(traced):

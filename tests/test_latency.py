@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,10 +15,11 @@ from layermerge.graph import bind_inputs, capture, graph_arguments
 from layermerge.latency import bench, protocol, rotation, units
 from layermerge.latency.environment import Environment
 from layermerge.latency.heap import heap_rule
-from layermerge.latency.measuring import measure_latency, measure_modules
+from layermerge.latency.measuring import measure_latency
 from layermerge.latency.options import LatencyOptions
 from layermerge.latency.placement import Placement
 from layermerge.latency.profile import LatencyProfile, hopeless
+from layermerge.latency.whole_networks import measure_modules
 from layermerge.store import Measurement, Study
 from layermerge.tracing import trace
 from networks import ZOO, randomized, tiny_classifier, zoo
@@ -382,3 +385,55 @@ def test_a_profile_is_measured_on_cuda(traced):
     assert profile.environment.device.startswith("cuda ")
     assert profile.original_ns > 0
     assert profile.end_to_end is not None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"channels_last": "no"}, "channels_last must be True or False, got 'no'"),
+        ({"refine": 1}, "refine must be True or False, got 1"),
+        ({"progress": "x"}, "progress must be True or False, got 'x'"),
+        ({"device": ""}, "device must be text like 'cpu' or 'cuda:0'; got ''"),
+        ({"batch": 2.0}, "batch must be a whole number, at least 1; got 2.0"),
+        ({"threads": True}, "threads must be a whole number, at least 1; got True"),
+    ],
+)
+def test_options_that_are_none_are_named(changed, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        LatencyOptions(**changed)
+
+
+def test_numbers_of_numpy_are_numbers():
+    options = LatencyOptions(batch=np.int64(2), threads=np.int32(1))
+    assert (type(options.batch), type(options.threads)) == (int, int)
+
+
+def test_a_model_that_the_network_is_not_of_is_refused():
+    network = trace(tiny_classifier(), torch.zeros(1, 1, 8, 8))
+    space = enumerate_candidates(network)
+    other = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3))
+    with pytest.raises(InputError, match=r"model is not what .* was traced from: layer '0' has w"):
+        measure_latency(other, network, space, example_inputs=torch.zeros(1, 1, 8, 8))
+
+
+def test_what_a_study_holds_is_refined_only_if_asked(tmp_path):
+    model, image = tiny_classifier(), torch.zeros(1, 1, 8, 8)
+    network = trace(model, image)
+    space = enumerate_candidates(network)
+
+    def measure(**changed):
+        options = LatencyOptions(threads=1, max_seconds=0.3, **changed)
+        return measure_latency(
+            model, network, space, example_inputs=image, options=options, study=tmp_path / "run.db"
+        )
+
+    rough = measure(target_rsd=0.9)
+    assert measure(target_rsd=1e-9).convolutions == rough.convolutions
+    refined = measure(target_rsd=1e-9, refine=True)
+    for signature, latency in rough.convolutions.items():
+        if latency.spread > 1e-9:
+            assert refined.convolutions[signature].repeats > latency.repeats
+        else:
+            assert refined.convolutions[signature] == latency
+    assert refined != rough
+    assert measure(target_rsd=0.9, refine=True).convolutions == refined.convolutions

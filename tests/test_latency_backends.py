@@ -13,11 +13,12 @@ from layermerge.candidates import CandidateSpace
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.latency import compiled, onnx_runtime
-from layermerge.latency.measuring import measure_latency, measure_modules
+from layermerge.latency.measuring import measure_latency
 from layermerge.latency.onnx_parts import Framed, cut_frames
 from layermerge.latency.options import LatencyOptions, Roofline
 from layermerge.latency.placement import placement_of, with_batch
 from layermerge.latency.programs import as_graph, positional
+from layermerge.latency.whole_networks import measure_modules
 from layermerge.tracing import trace
 from networks import relative_error
 

@@ -247,7 +247,7 @@ def test_another_budget_needs_no_new_measurement(first_run, model):
     _, study, _ = first_run
     options = replace(OPTIONS, search=replace(OPTIONS.search, contest=False))
     training = Counted(train)
-    run(model, study=study, fraction=1.5, train_fn=training, options=options)
+    run(model, study=study, latency_ms=1e6, train_fn=training, options=options)
     assert training.count == 1
 
 
@@ -290,7 +290,7 @@ def test_options_reach_the_search(model, first_run):
     with pytest.raises(InputError, match="frozen names layer 9"):
         run(model, options=replace(OPTIONS, space=SearchSpace(frozen=(9,), max_kernel=5)))
     options = replace(OPTIONS, space=SearchSpace(frozen=(1, 2, 3), max_kernel=5))
-    frozen = run(model, options=options, study=first_run[1], fraction=1.2)
+    frozen = run(model, options=options, study=first_run[1], latency_ms=1e6)
     assert all(segment.is_original for segment in frozen.plan.segments if segment.end <= 3)
     assert frozen.result.num_candidates < first_run[0].result.num_candidates
 

@@ -230,3 +230,16 @@ def test_a_budget_that_is_no_positive_number_is_refused(name, value):
 def test_a_budget_in_words_is_refused(name):
     with pytest.raises(InputError, match=f"{name} must be a number greater than 0, got '3'"):
         Budget(**{name: "3"})
+
+
+def test_a_budget_above_the_original_latency_is_refused():
+    with pytest.raises(InputError, match=r"fraction must be a part .*, such as 0\.6, got 60"):
+        Budget(fraction=60)
+    with pytest.raises(InputError, match=r"such as 1\.5; 0\.5 is a slow-down"):
+        Budget(speedup=0.5)
+    assert Budget(fraction=1).resolve(7) == Budget(speedup=1).resolve(7) == 7
+
+
+def test_the_original_latency_is_a_whole_number():
+    with pytest.raises(InputError, match="original_ns must be a whole number of nanoseconds"):
+        Budget(fraction=0.5).resolve(None)

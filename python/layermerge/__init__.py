@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from layermerge.importance.search import FoundPlans, find_plans
     from layermerge.importance.search_options import SearchOptions
     from layermerge.interchange import Exported, export_onnx, export_pt2
-    from layermerge.latency.measuring import measure_latency, measure_modules
+    from layermerge.latency.measuring import measure_latency
     from layermerge.latency.options import LatencyOptions, Roofline
     from layermerge.latency.profile import LatencyProfile
+    from layermerge.latency.whole_networks import measure_modules
     from layermerge.merging import merge
     from layermerge.models import load_model
     from layermerge.network import Network
@@ -143,7 +144,7 @@ _MODULE_OF = {
     "look_up_latency": "layermerge.tables",
     "make_plan": "layermerge.planning",
     "measure_latency": "layermerge.latency.measuring",
-    "measure_modules": "layermerge.latency.measuring",
+    "measure_modules": "layermerge.latency.whole_networks",
     "merge": "layermerge.merging",
     "merge_least_squares": "layermerge.importance.closed_form",
     "original_plan": "layermerge.plan",

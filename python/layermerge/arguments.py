@@ -36,7 +36,10 @@ makes one
     """
     if not isinstance(value, kind):
         source = _SOURCES.get(kind.__name__, f"make one, {kind.__name__}(...)")
-        raise InputError(f"{name} must be a {kind.__name__}, got {type(value).__name__}: {source}")
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise InputError(
+            f"{name} must be {article} {kind.__name__}, got {type(value).__name__}: {source}"
+        )
 
 
 def as_path(name: str, value: object) -> Path:

@@ -196,9 +196,7 @@ def train_base(
         return model.eval()
     _log.info("training the base on %s", dataset.name)
     finetune(model, dataset.train, settings, description="Training the base", progress=progress)
-    unfinished = path.with_suffix(".unfinished")
-    write_weights(model.state_dict(), unfinished, {"recipe": recipe})
-    unfinished.replace(path)
+    write_weights(model.state_dict(), path, {"recipe": recipe})
     return model
 
 

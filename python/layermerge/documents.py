@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from layermerge.arguments import as_path
 from layermerge.errors import InputError, shown
+from layermerge.whole_files import write_whole
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ def write_document(path: str | Path, kind: str, version: int, values: Mapping[st
     document = {"schema": f"layermerge-{kind}", "schema_version": version, **values}
     file = as_path("path", path)
     try:
-        file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_whole(file, (json.dumps(document, indent=1) + "\n").encode())
     except OSError as error:
         raise InputError(
             f"cannot write the {kind} {file}: {error.strerror}. Name a file in a folder that "

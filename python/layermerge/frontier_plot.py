@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def check_plot_path(path: Path) -> None:
         raise InputError(f"cannot draw to {path}: expected a name that ends in one of {kinds}")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: its folder does not exist")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"cannot write {path}: it is a folder, or may not be written to")
     library = "plotly" if path.suffix == ".html" else "matplotlib"
     if find_spec(library) is None:
         raise MissingDependencyError(library, "report")

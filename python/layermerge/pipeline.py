@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -31,8 +32,9 @@ from layermerge.importance.proxies import ClosedForm
 from layermerge.importance.scores import name_of
 from layermerge.importance.search import searching
 from layermerge.latency.environment import Environment
-from layermerge.latency.measuring import measure_latency, measure_modules
+from layermerge.latency.measuring import measure_latency
 from layermerge.latency.profile import LatencyProfile
+from layermerge.latency.whole_networks import measure_modules
 from layermerge.merging import merge, merge_unverified
 from layermerge.network import Network
 from layermerge.options import DEFAULTS, Options
@@ -222,14 +224,16 @@ def _measure_plan(
     plan: Plan,
 ) -> Comparison:
     """Measure a plan beside the base, once: what the study holds is not measured again."""
-    subjects = (f"base beside plan {plan.fingerprint}", f"plan {plan.fingerprint}")
+    subjects = {
+        BASE: f"base beside plan {plan.fingerprint}",
+        COMPRESSED: f"plan {plan.fingerprint}",
+    }
     known = study.measurements(environment.fingerprint)
-    if not all(subject in known for subject in subjects):
-        candidate = merge_unverified(rewrite(model, plan))
-        measured = _compare(base, candidate, example_inputs, study, options)
-        known = dict(zip(subjects, (measured[BASE], measured[COMPRESSED]), strict=True))
-        study.add_measurements(environment.fingerprint, known)
-    return Comparison(*(known[subject] for subject in subjects))
+    if all(subject in known for subject in subjects.values()):
+        return Comparison(known[subjects[BASE]], known[subjects[COMPRESSED]])
+    candidate = merge_unverified(rewrite(model, plan))
+    measured = _compare(base, candidate, example_inputs, study, options, subjects)
+    return Comparison(measured[BASE], measured[COMPRESSED])
 
 
 def _start(
@@ -282,12 +286,14 @@ def _compare(
     example_inputs: ExampleInputs,
     study: StudyLike,
     options: Options,
+    subjects: Mapping[str, str] | None = None,
 ) -> dict[str, Measurement]:
     return measure_modules(
         {BASE: base, COMPRESSED: compressed},
         example_inputs,
         options=replace(options.latency, target_rsd=options.latency.target_rsd / 2),
         study=study,
+        subjects=subjects,
     )
 
 

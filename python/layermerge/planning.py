@@ -61,6 +61,15 @@ class Budget:
         is_number = isinstance(value, (Real, Decimal))
         if not (is_number and 0 < value < math.inf):
             raise InputError(f"{name} must be a number greater than 0, got {value!r}")
+        if name == "fraction" and value > 1:
+            raise InputError(
+                f"fraction must be a part of the original latency, such as 0.6, got {value!r}"
+            )
+        if name == "speedup" and value < 1:
+            raise InputError(
+                "speedup must be the original latency over the new one, such as 1.5; "
+                f"{value!r} is a slow-down"
+            )
 
     @property
     def is_relative(self) -> bool:
@@ -69,6 +78,7 @@ class Budget:
 
     def resolve(self, original_ns: int) -> int:
         """The budget in nanoseconds."""
+        original_ns = _whole_ns("original_ns", original_ns)
         if self.latency_ms is not None:
             return budget_from_ms(self.latency_ms)
         if self.fraction is not None:

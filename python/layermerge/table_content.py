@@ -13,6 +13,7 @@ from layermerge import _core
 from layermerge.arguments import as_path
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.tables import MAX_POSITION, Entries, has_repeats
+from layermerge.whole_files import write_whole
 
 _KINDS = {
     "st": "w",
@@ -63,14 +64,25 @@ def read_content(path: str | Path) -> bytes:
 def write_content(path: str | Path, content: bytes) -> None:
     """Write CSV text; as Parquet if the file's name says so."""
     file = as_path("path", path)
-    if file.suffix != ".parquet":
-        file.write_bytes(content)
-        return
+    if file.suffix == ".parquet":
+        content = _parquet_of_csv(content)
+    try:
+        write_whole(file, content)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror}. Name a file in a folder that exists and that "
+            "you may write to"
+        ) from error
+
+
+def _parquet_of_csv(content: bytes) -> bytes:
     try:
         from pyarrow import csv, parquet
     except ImportError as error:
         raise MissingDependencyError("pyarrow", "parquet") from error
-    parquet.write_table(csv.read_csv(io.BytesIO(content)), path)
+    file = io.BytesIO()
+    parquet.write_table(csv.read_csv(io.BytesIO(content)), file)
+    return file.getvalue()
 
 
 def _csv_of_parquet(path: str | Path, content: bytes) -> bytes:

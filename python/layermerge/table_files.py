@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from layermerge.arguments import check_argument
 from layermerge.errors import InputError, shown
 from layermerge.milliseconds import format_ms, ns_from_ms
 from layermerge.table_content import (
@@ -95,6 +96,7 @@ def read_importance(path: str | Path) -> ImportanceTable:
 
 def write_latency(table: LatencyTable, path: str | Path) -> None:
     """Write a latency table; reading it gives the table again."""
+    check_argument("table", table, LatencyTable)
     times = [format_ms(ns) for ns in table.latency_ns.tolist()]
     spreads = [format_ms(ns) for ns in table.stdev_ns.tolist()]
     _write(path, table.entries, {"time": times, "stdev": spreads})
@@ -102,6 +104,7 @@ def write_latency(table: LatencyTable, path: str | Path) -> None:
 
 def write_importance(table: ImportanceTable, path: str | Path) -> None:
     """Write an importance table; reading it gives the table again."""
+    check_argument("table", table, ImportanceTable)
     values = [repr(value) for value in table.importance.tolist()]
     _write(path, table.entries, {"conv_comb": list(map(str, table.kept)), "importance": values})
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from layermerge.errors import InputError
+from layermerge.whole_files import write_whole
 
 CHECKSUM_KEY = "weights_sha256"
 
@@ -30,7 +31,7 @@ def write_weights(weights: Mapping[str, Tensor], path: Path, metadata: dict[str,
     }
     document = {"format": "pt", CHECKSUM_KEY: checksum(copies), **metadata}
     try:
-        path.write_bytes(safetensors.torch.save(copies, document))  # with the usual permissions
+        write_whole(path, safetensors.torch.save(copies, document))  # with the usual permissions
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(
             f"{path} cannot be written: {error}. Check that you may write there and that the disk "

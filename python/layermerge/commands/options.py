@@ -168,6 +168,11 @@ def add_latency(parser: argparse.ArgumentParser) -> None:
         "default: 120",
     )
     group.add_argument(
+        "--refine",
+        action="store_true",
+        help="measure again what the study holds, but not at the precision that is asked for",
+    )
+    group.add_argument(
         "--peak-tflops", type=positive, metavar="F", help="of the device; backend analytic only"
     )
     group.add_argument(
@@ -189,6 +194,7 @@ def latency_options(arguments: argparse.Namespace) -> LatencyOptions:
         threads=arguments.threads,
         target_rsd=arguments.target_rsd,
         max_seconds=arguments.max_seconds,
+        refine=arguments.refine,
         roofline=None if None in constants else Roofline(*constants),
     )
 

@@ -19,6 +19,7 @@ from layermerge.commands.options import (
     latency_options,
     search_space,
 )
+from layermerge.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -134,18 +135,21 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.plot is not None:
         check_plot_path(arguments.plot)
+        if not arguments.plans:
+            raise InputError("--plot draws random plans: give --plans, at least 1")
     announce_stages()
     subject, options = load_subject(arguments), latency_options(arguments)
     profile = subject.profile(options, arguments.study)
     fidelity = subject.fidelity(profile, options, arguments) if arguments.plans else None
+    document = _document(profile, fidelity, options.target_rsd)
+    if arguments.json:
+        print(json.dumps(document, allow_nan=False))
+    else:
+        from layermerge.report.profile_tables import print_profile
+
+        print_profile(document, arguments.slowest)
     if arguments.plot is not None and fidelity is not None:
         plot_fidelity(fidelity, arguments.plot)
-    if arguments.json:
-        print(json.dumps(_document(profile, fidelity, options.target_rsd), allow_nan=False))
-        return 0
-    from layermerge.report.profile_tables import print_profile
-
-    print_profile(_document(profile, fidelity, options.target_rsd), arguments.slowest)
     return 0
 
 

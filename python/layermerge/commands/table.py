@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take a table that was measured elsewhere as if it had been measured here",
     )
+    bring.add_argument(
+        "--replace",
+        action="store_true",
+        help="take its latencies in place of those that the study holds already",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -81,6 +86,7 @@ def _import(
         study=arguments.study,
         options=options,
         allow_foreign=arguments.allow_foreign_table,
+        replace=arguments.replace,
     )
     total = len(subject.space.signatures)
     return count, (

@@ -100,7 +100,7 @@ class Bench:
         keeps: bool,
     ) -> tuple[Outcome, int]:
         held = self.study.measurements(self.environment.fingerprint) if keeps else {}
-        known = {subject: held[subject] for subject in builders if subject in held}
+        known = {subject: held[subject] for subject in builders if self._is_done(held, subject)}
         pending = [subject for subject in builders if subject not in known]
         if not pending:
             return Outcome(known), len(known)
@@ -128,6 +128,11 @@ class Bench:
         ordered = {subject: results[subject] for subject in builders if subject in results}
         failures |= outcome.failures
         return replace(outcome, measurements=ordered, failures=failures), len(known)
+
+    def _is_done(self, held: Mapping[str, Measurement], subject: str) -> bool:
+        if subject not in held:
+            return False
+        return not self.options.refine or held[subject].spread <= self.options.target_rsd
 
     def _empty(self) -> Call | None:
         """A program that does nothing. On a GPU there is none: its queue hides what calls cost."""

@@ -6,17 +6,18 @@ holds what the columns have no place for: the fixed parts and the whole network.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from layermerge.arguments import as_path
+from layermerge.arguments import as_path, check_argument
 from layermerge.candidates import Candidate, CandidateSpace, Signature
 from layermerge.documents import read_document, write_document
-from layermerge.errors import InputError
+from layermerge.errors import InputError, shown
 from layermerge.latency.environment import Environment
 from layermerge.latency.profile import LatencyProfile
 from layermerge.network import Network
@@ -26,7 +27,7 @@ from layermerge.table_files import read_latency, write_latency
 from layermerge.tables import Key, LatencyTable
 from layermerge.typed import check_types
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_DISAGREEMENT = 100.0
 """Ratio of two latencies of one convolution from which they cannot be in the same unit."""
 
@@ -45,12 +46,15 @@ class Origin:
     barriers : dict of str to Measurement
         The fixed parts, by graph node.
     end_to_end : Measurement or None
+    table_sha256 : str
+        Of the table's file: one that was edited since is no longer what was measured.
     """
 
     environment: Environment
     network: str
     barriers: dict[str, Measurement]
     end_to_end: Measurement | None
+    table_sha256: str
 
 
 def origin_path(table: str | Path) -> Path:
@@ -66,6 +70,7 @@ def write_profile(profile: LatencyProfile, path: str | Path) -> int:
     int
         Number of entries.
     """
+    check_argument("profile", profile, LatencyProfile)
     rows = {
         _key(candidate): candidate
         for candidate in reversed(profile.space.candidates)
@@ -77,6 +82,7 @@ def write_profile(profile: LatencyProfile, path: str | Path) -> int:
         profile.space.network.fingerprint,
         dict(profile.barriers),
         profile.end_to_end,
+        _sha256(path),
     )
     write_document(origin_path(path), "table-origin", SCHEMA_VERSION, asdict(origin))
     return len(rows)
@@ -109,6 +115,8 @@ def check_origin(
         what = f"it does not say where it was measured: there is no {origin_path(path).name}"
     elif difference := origin.environment.difference(here):
         what = f"it was measured elsewhere than here: {difference}"
+    elif origin.table_sha256 != _sha256(path):
+        what = "it was changed since it was written: it is not what was measured"
     elif origin.network != network.fingerprint:
         what = (
             "it is of another network, input shape or choice of what may be removed (fingerprint "
@@ -124,11 +132,15 @@ def check_origin(
     _log.warning("%s is a foreign table, %s", path, what)
 
 
-def signature_latencies(path: str | Path, space: CandidateSpace) -> dict[Signature, Measurement]:
+def signature_latencies(
+    path: str | Path, space: CandidateSpace, barriers: Mapping[str, Measurement]
+) -> dict[Signature, Measurement]:
     """Read a table as latencies of the signatures of a space.
 
-    Where a table has several latencies for one signature, as one that was measured entry by
-    entry, the median counts. Entries without a kernel size are those that keep every layer.
+    The latency of an entry is that of its convolution and of the `barriers` behind it, which are
+    taken off as far as they are known. Where a table has several latencies for one signature, as
+    one that was measured entry by entry, the median counts. Entries without a kernel size are those
+    that keep every layer.
 
     Raises
     ------
@@ -139,7 +151,9 @@ def signature_latencies(path: str | Path, space: CandidateSpace) -> dict[Signatu
     table = read_latency(path)
     found: dict[Signature, list[Measurement]] = {}
     for candidate, measurement in _matched(table, space.candidates):
-        found.setdefault(candidate.signature, []).append(measurement)
+        tail_ns = sum(barriers[name].median_ns for name in candidate.tail if name in barriers)
+        alone = replace(measurement, median_ns=max(1, measurement.median_ns - tail_ns))
+        found.setdefault(candidate.signature, []).append(alone if tail_ns else measurement)
     if not found:
         raise InputError(
             f"{path} has no entry that is a candidate of {space.network.name}, which has "
@@ -190,6 +204,7 @@ def _parse(document: Mapping[str, Any]) -> Origin:
         document["network"],
         {name: _measurement(values) for name, values in document["barriers"].items()},
         None if whole is None else _measurement(whole),
+        document["table_sha256"],
     )
     check_types(origin)
     return origin
@@ -197,6 +212,14 @@ def _parse(document: Mapping[str, Any]) -> Origin:
 
 def _measurement(values: Mapping[str, Any]) -> Measurement:
     measurement = Measurement(**values)
-    if not all(isinstance(v, (int, float)) and v >= 0 for v in asdict(measurement).values()):
-        raise ValueError(f"a measurement must be of numbers that are at least 0, got {measurement}")
+    are_numbers = all(isinstance(value, (int, float)) for value in vars(measurement).values())
+    if not (are_numbers and measurement.is_possible):
+        raise ValueError(
+            "a measurement must be of numbers that are at least 0, and below 2^63 nanoseconds, got "
+            f"{shown(repr(measurement))}"
+        )
     return measurement
+
+
+def _sha256(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

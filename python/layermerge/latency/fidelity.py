@@ -14,6 +14,8 @@ from layermerge.candidates import Candidate, CandidateSpace
 from layermerge.errors import InputError
 from layermerge.latency.profile import LatencyProfile, hopeless
 
+DRAWS = 100
+"""Random paths that are drawn for each plan that is wanted, at most: some are equal."""
 RANDOM_WORK = 2.0
 """Times the FLOPs of what it replaces that a candidate of a random plan may have."""
 
@@ -137,7 +139,9 @@ def measured_part(profile: LatencyProfile) -> CandidateSpace:
 
 
 def random_plans(space: CandidateSpace, count: int, seed: int = 0) -> list[tuple[Candidate, ...]]:
-    """Random paths over the candidates of a space, none of them the original network.
+    """Different random paths over the candidates of a space, none of them the original network.
+
+    Where a space has not so many, or nearly all of them, fewer are found.
 
     Raises
     ------
@@ -152,16 +156,18 @@ def random_plans(space: CandidateSpace, count: int, seed: int = 0) -> list[tuple
     for candidate in space.candidates:
         starting.setdefault(candidate.start, []).append(candidate)
     generator = random.Random(seed)
-    plans: list[tuple[Candidate, ...]] = []
-    while len(plans) < count:
+    plans: dict[tuple[Candidate, ...], None] = {}
+    for _ in range(DRAWS * count):
         path: list[Candidate] = []
         position = 0
         while position < space.network.num_layers:
             path.append(generator.choice(starting[position]))
             position = path[-1].end
         if not all(candidate.is_original for candidate in path):
-            plans.append(tuple(path))
-    return plans
+            plans[tuple(path)] = None
+        if len(plans) == count:
+            break
+    return [*plans]
 
 
 def restricted(space: CandidateSpace, plans: Iterable[Iterable[Candidate]]) -> CandidateSpace:

@@ -88,7 +88,7 @@ def measure_latency(
     began = time.monotonic()
     _check_space(network, space)
     check_argument("options", options, LatencyOptions)
-    captured = capture(model, example_inputs, borrow_weights=True)
+    captured = _captured(model, network, example_inputs)
     inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
     example = _check_inputs(network, inputs)
     with inference(options.threads), opened(study) as store:
@@ -115,6 +115,7 @@ def import_table(
     study: StudyLike,
     options: LatencyOptions = DEFAULT_OPTIONS,
     allow_foreign: bool = False,
+    replace: bool = False,
 ) -> int:
     """Put a table that was measured before into a study, so that it is not measured again.
 
@@ -129,6 +130,8 @@ def import_table(
     allow_foreign : bool
         Take a table that was measured elsewhere, or that does not say where, as if it had been
         measured here.
+    replace : bool
+        Whether its latencies take the place of those that the study holds already.
 
     Returns
     -------
@@ -142,12 +145,15 @@ def import_table(
     """
     _check_space(network, space)
     check_argument("options", options, LatencyOptions)
-    captured = capture(model, example_inputs, borrow_weights=True)
+    captured = _captured(model, network, example_inputs)
     inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
     example = _check_inputs(network, inputs)
-    found = {subject_of(s): m for s, m in signature_latencies(path, space).items()}
-    count = len(found)
     origin = read_origin(path)
+    latencies = signature_latencies(path, space, origin.barriers if origin else {})
+    for signature, measurement in latencies.items():
+        if not (measurement.median_ns or is_free(signature)):
+            raise InputError(f"{path} says that {signature} takes 0 ms: is it in milliseconds?")
+    found = {subject_of(signature): latency for signature, latency in latencies.items()}
     with inference(options.threads), opened(study) as store:
         bench = Bench(options, example, len(example), store)
         check_origin(path, origin, bench.environment, network, allow_foreign=allow_foreign)
@@ -161,60 +167,34 @@ def import_table(
             found |= {barriers[name].subject: m for name, m in origin.barriers.items()}
             if origin.end_to_end is not None:
                 found[subject_of_network(network)] = origin.end_to_end
+        held = store.measurements(bench.environment.fingerprint).keys() & found.keys()
+        if held and not replace:
+            _log.warning(
+                "%d latencies of %s are not taken, for %s holds them already: replace=True, or "
+                "--replace on the command line, takes those of the table",
+                len(held),
+                path,
+                f"study {store.path}",
+            )
+            found = {subject: found[subject] for subject in found.keys() - held}
         store.add_measurements(bench.environment.fingerprint, found)
-    return count
+    return len(latencies)
 
 
-def measure_modules(
-    modules: Mapping[str, nn.Module],
-    example_inputs: ExampleInputs,
-    *,
-    options: LatencyOptions = DEFAULT_OPTIONS,
-    study: StudyLike = None,
-) -> dict[str, Measurement]:
-    """Measure whole networks against each other, in turn, end to end.
-
-    Parameters
-    ----------
-    modules : mapping of str to torch.nn.Module
-        In evaluation mode. Left as they are.
-    example_inputs : tensor, tuple or dict
-        What each of them is called with.
-    options : LatencyOptions
-    study : Study or path, optional
-        The pace of the device when the study began, to which latencies are scaled; the results
-        are not kept in it.
-
-    Returns
-    -------
-    dict of str to Measurement
-
-    Raises
-    ------
-    InputError
-        If there are no networks.
-    MeasurementError
-        If one of them does not run.
-    """
-    check_argument("modules", modules, Mapping)
-    if not modules:
-        raise InputError("modules must hold at least one network")
-    for name, module in modules.items():
-        check_argument(f"modules[{name!r}]", module, nn.Module)
-    inputs = {
-        name: with_batch(bind_inputs(module, example_inputs), options.batch)
-        for name, module in modules.items()
-    }
-    example = next(v for v in next(iter(inputs.values())).values() if isinstance(v, Tensor))
-    with inference(options.threads), opened(study) as store:
-        bench = Bench(options, example, len(example), store)
-        outcome, _ = bench.measure(
-            {name: partial(bench.network, modules[name], inputs[name]) for name in modules},
-            keeps=False,
-        )
-    for name, reason in outcome.failures.items():
-        raise MeasurementError(f"network {name!r} does not run on the example inputs: {reason}")
-    return outcome.measurements
+def _captured(model: nn.Module, network: Network, example_inputs: ExampleInputs) -> fx.GraphModule:
+    """Capture the model, which must have the layers of the network."""
+    captured = capture(model, example_inputs, borrow_weights=True)
+    modules = dict(captured.named_modules())
+    for layer in network.layers:
+        weight = getattr(modules.get(layer.name), "weight", None)
+        channels = layer.out_channels, layer.in_channels // layer.groups
+        if weight is None or weight.shape[:2] != channels:
+            found = "has none" if weight is None else f"has one of shape {tuple(weight.shape)}"
+            raise InputError(
+                f"model is not what {network.name} was traced from: layer {layer.name!r} has "
+                f"weights for {channels[1]} to {channels[0]} channels there, and the model {found}"
+            )
+    return captured
 
 
 def _check_inputs(network: Network, inputs: Mapping[str, Any]) -> Tensor:

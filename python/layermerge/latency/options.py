@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from numbers import Integral
 
 from layermerge.arguments import check_argument
-from layermerge.errors import InputError
+from layermerge.checks import MOST, check_truth
+from layermerge.errors import InputError, shown
 from layermerge.latency.protocol import Precision
 
 BACKENDS = ("eager", "compile", "cuda-graphs", "onnxruntime", "tensorrt", "analytic")
@@ -39,8 +40,10 @@ class Roofline:
     def __post_init__(self) -> None:
         for name in ("peak_tflops", "bandwidth_gb_s"):
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and 0 < value < math.inf):
-                raise InputError(f"{name} must be a number greater than 0, got {value!r}")
+            if not (isinstance(value, (int, float)) and 0 < value <= MOST):
+                raise InputError(
+                    f"{name} must be a number greater than 0, got {shown(repr(value))}"
+                )
 
     def latency_ns(self, flops: int, num_bytes: int) -> float:
         """Time of an operation that is bound by its arithmetic or by its memory traffic."""
@@ -71,6 +74,8 @@ class LatencyOptions:
         Time for all units together, after which fewer timings must do (at least six).
     roofline : Roofline, optional
         The device's constants, for the backend `analytic` and no other.
+    refine : bool
+        Measure again what a study holds, but not at the precision that is asked for.
     progress : bool
         Show a progress bar on a terminal.
 
@@ -89,6 +94,7 @@ class LatencyOptions:
     target_rsd: float = 0.02
     max_seconds: float = 120.0
     roofline: Roofline | None = None
+    refine: bool = False
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -99,8 +105,11 @@ class LatencyOptions:
                 )
         for name in ("batch", "threads"):
             value = getattr(self, name)
-            if value is not None and not (type(value) is int and value >= 1):
-                raise InputError(f"{name} must be a whole number, at least 1; got {value}")
+            if value is None:
+                continue
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{name} must be a whole number, at least 1; got {value!r}")
+            object.__setattr__(self, name, int(value))  # one of NumPy is none for torch
         if self.threads is not None and self.threads > MOST_THREADS:
             raise InputError(f"threads must be at most {MOST_THREADS}, got {self.threads}")
         if (self.backend == "analytic") != (self.roofline is not None):
@@ -110,6 +119,10 @@ class LatencyOptions:
             )
         if self.roofline is not None:
             check_argument("roofline", self.roofline, Roofline)
+        if self.device is not None and not (isinstance(self.device, str) and self.device):
+            raise InputError(f"device must be text like 'cpu' or 'cuda:0'; got {self.device!r}")
+        for name in ("channels_last", "refine", "progress"):
+            check_truth(name, getattr(self, name))
         assert self.precision
 
     @property

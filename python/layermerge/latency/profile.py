@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from layermerge.arguments import check_argument
 from layermerge.candidates import Candidate, CandidateSpace, Signature
 from layermerge.errors import InputError
 from layermerge.latency.environment import Environment
@@ -80,6 +81,7 @@ class LatencyProfile:
 
     def of(self, candidate: Candidate) -> int:
         """Latency of a candidate, in nanoseconds."""
+        check_argument("candidate", candidate, Candidate)
         tail_ns = sum(self.barriers[name].median_ns for name in candidate.tail)
         return self.measurement_of(candidate).median_ns + tail_ns
 
@@ -127,10 +129,19 @@ class LatencyProfile:
         factor = float(self.calibration)
         if 1 / CREDIBLE_CALIBRATION <= factor <= CREDIBLE_CALIBRATION:
             return None
+        rough = (
+            f"the whole network takes {factor:.3g} times the sum of its parts, so that predictions "
+            "of plans are rough: "
+        )
+        if factor > 1:
+            return (
+                f"{rough}what happens between operations weighs too much here. A larger batch, or "
+                "a backend that starts operations faster, brings the two together"
+            )
         return (
-            f"the whole network takes {factor:.2f} times the sum of its parts, so that predictions "
-            "of plans are rough: what happens between operations weighs too much here. A larger "
-            "batch, or a backend that starts operations faster, brings the two together"
+            f"{rough}together they run faster than alone, as where a compiler fuses them, or the "
+            "latencies are of another device or network. If a table was imported, check it; else "
+            "try another backend, or measure again with --refine"
         )
 
     def imprecise(self, target_rsd: float) -> tuple[Signature, ...]:

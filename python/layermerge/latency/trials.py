@@ -9,9 +9,9 @@ from torch import fx, nn
 from layermerge.candidates import Candidate
 from layermerge.graph import ExampleInputs
 from layermerge.latency.fidelity import Fidelity, Trial
-from layermerge.latency.measuring import measure_modules
 from layermerge.latency.options import LatencyOptions
 from layermerge.latency.profile import LatencyProfile
+from layermerge.latency.whole_networks import measure_modules
 from layermerge.merging import merge_unverified
 from layermerge.network import Network
 from layermerge.plan import plan_of
@@ -49,11 +49,17 @@ def try_plans(
     -------
     Fidelity
     """
+    parts = {ORIGINAL: profile.space.original, **plans}
     modules = {ORIGINAL: deployed} | {
         name: merged_network(model, profile.space.network, plan) for name, plan in plans.items()
     }
-    measured = measure_modules(modules, example_inputs, options=options, study=study)
-    parts = {ORIGINAL: profile.space.original, **plans}
+    subjects = {
+        name: f"trial of plan {plan_of(profile.space.network, plan).fingerprint}"
+        for name, plan in parts.items()
+    }
+    measured = measure_modules(
+        modules, example_inputs, options=options, study=study, subjects=subjects
+    )
     trials = tuple(
         Trial(
             name,

@@ -30,6 +30,7 @@ from layermerge.report.markup import Markup, element, join, typeset
 from layermerge.report.parts import Role, step_role
 from layermerge.report.scatter import score_plot
 from layermerge.results import Result
+from layermerge.whole_files import write_whole
 
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -69,7 +70,7 @@ def write_html(
     result: Result, path: str | Path, pictures: Mapping[str, bytes] = NO_PICTURES
 ) -> None:
     """Write the page of a result to a file; see `render_html`."""
-    as_path("path", path).write_text(render_html(result, pictures), encoding="utf-8")
+    write_whole(as_path("path", path), render_html(result, pictures).encode())
 
 
 def _head(result: Result) -> Markup:

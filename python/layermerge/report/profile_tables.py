@@ -51,8 +51,8 @@ def _summary(document: Mapping[str, Any]) -> Iterator[str]:
     )
     if document["imprecise"]:
         yield (
-            f"{document['imprecise']} measurements did not reach their precision: give more "
-            "--max-seconds, and another --study, for what one holds is not measured again"
+            f"{document['imprecise']} measurements did not reach their precision: --refine "
+            "measures them again, for as long as --max-seconds says"
         )
     for reason, count in Counter(document["failures"].values()).items():
         yield f"{count} signatures have no latency: {reason}"
