@@ -27,6 +27,9 @@ from networks import striped_images, tiny_classifier
 def make():
     return tiny_classifier()
 
+def make_with_five():
+    return tiny_classifier(), striped_images(5)[0]
+
 def stripes():
     train, validation, test = ([striped_images(64, seed)] for seed in range(3))
     return Dataset("stripes", train, validation, test, 3)
@@ -143,6 +146,12 @@ def test_an_infeasible_budget_exits_with_3_and_the_least_latency(capsys, file, o
 def test_the_input_whose_latency_counts_can_be_another(capsys, file, tmp_path):
     _, found = compress_json(capsys, file, tmp_path, "--latency-ms=200", "--input=8x1x8x8")
     assert "batch 8," in found["environment"]
+
+
+def test_the_input_of_a_model_that_comes_with_one_counts(capsys, file, tmp_path):
+    command = ["compress", f"{file}:make_with_five", f"--data={file}:stripes", *QUICK]
+    assert main([*command, f"--out={tmp_path}", "--latency-ms=200", "--json"]) == 0
+    assert "batch 5," in json.loads(capsys.readouterr().out)["environment"]
 
 
 @pytest.mark.parametrize(

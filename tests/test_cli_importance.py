@@ -101,7 +101,7 @@ def test_the_status_of_a_study_says_what_the_search_found(killed, capsys):
     assert shown == printed
     assert shown.startswith("done after ")
     assert "entries evaluated" in shown
-    assert shown.count("best plan so far takes") == 2
+    assert shown.count("the best plan takes") == 2
     assert "predicted score" in shown
 
 
@@ -134,7 +134,8 @@ def test_each_plan_is_written(killed):
     [
         (["--study=nowhere.db"], "--study nowhere.db does not exist"),
         (["--study={study}"], "holds no search yet"),
-        (["{file}:make", "--study={study}"], "a search needs --data and at least one budget"),
+        (["{file}:make", "--study={study}"], "a search needs --data to train and score on"),
+        (["{file}:make", "--data=digits", "--study={study}"], "a search needs at least one budget"),
         (
             ["{file}:make", "--study={study}", "--executor=ray", "--ray-address=127.0.0.1:1"],
             "--data",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from layermerge.importance.contest import Discipline, disciplines, verdict, winn
 from layermerge.importance.estimators import ShortFineTune
 from layermerge.importance.processes import Processes
 from layermerge.importance.proxies import ClosedForm
+from layermerge.importance.scores import importances
 from layermerge.importance.search import find_plans
 from layermerge.importance.search_options import SearchOptions
 from layermerge.importance.status import load_status
@@ -118,19 +120,30 @@ def test_the_restrictions_are_those_of_the_search_space(task):
 
 
 def test_there_are_no_two_of_one_discipline():
-    assert len(disciplines("exp_delta")) == 6
-    assert len(disciplines("delta")) == 3
-    assert disciplines("delta")[0] == Discipline("layermerge", "delta")
+    for objective in ("exp_delta", "delta"):
+        found = disciplines(objective)
+        assert found[0] == Discipline("layermerge", objective)
+        assert len({*found}) == len(found) == 6
+
+
+@pytest.mark.parametrize("base", [0.0, 1e-30, 0.9, -3.0, 1e20])
+def test_beside_the_sum_of_changes_stands_that_of_their_exponentials(base):
+    exponential = disciplines("delta")[1].objective
+    deltas = np.array([-1e20, -0.5, -0.1, 0.0, 0.1, 1e20])
+    values = importances(exponential, deltas, base)  # are finite, and do not decrease
+    if base in (0.9, -3.0):
+        assert values[1:-1] == pytest.approx(np.exp(deltas[1:-1] / abs(base)))
 
 
 def test_whole_plans_are_kept_in_the_study_and_not_scored_again(task, tmp_path):
     study = tmp_path / "study.db"
     first = find(task, budget_of(task), study=study)
 
-    def never(module):
-        raise AssertionError("scored again")
+    def only_the_original(module):
+        assert num_convolutions(module) == num_convolutions(task[0]), "scored again"
+        return enough_layers(module)
 
-    assert find(task, budget_of(task), study=study, score_fn=never) == first
+    assert find(task, budget_of(task), study=study, score_fn=only_the_original) == first
     with Study(study) as store:
         assert load_status(store).is_done
 
@@ -149,8 +162,13 @@ def test_a_finished_search_finds_the_same_again_and_evaluates_nothing(task, tmp_
 
         first = find_plans(*task, budgets, score_fn=noisy, **given).plans
         calls = []
-        again = find_plans(*task, budgets, score_fn=calls.append, **given).plans
-        assert not calls
+
+        def counted(module, calls=calls, noisy=noisy):
+            calls.append(module)
+            return noisy(module)
+
+        again = find_plans(*task, budgets, score_fn=counted, **given).plans
+        assert len(calls) == 1  # the original
         assert [plan.segments for plan in again] == [plan.segments for plan in first]
 
 
@@ -162,7 +180,7 @@ def test_the_status_shows_the_winner(task, tmp_path):
     replaced = [c.key for c in chosen_candidates(task[1], plan) if not c.is_original]
     assert list(state.segments) == replaced
     assert (state.whole_score, state.latency_ns) == (1.0, plan.latency_ns)
-    assert "scores 1 as a whole (predicted: 1)" in lines
+    assert "scores 1 as a whole (sum of changes: 1)" in lines
 
 
 def test_a_contest_runs_in_several_processes(task):

@@ -95,3 +95,28 @@ def test_the_page_on_the_api_has_every_public_name_once():
     page = loaded("docs_pages").api_page()
     documented = re.findall(r"^::: layermerge\.(\w+)$", page, flags=re.M)
     assert sorted(documented) == sorted(layermerge.__all__)
+
+
+def test_the_search_of_the_guide_runs(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from networks import striped_images, tiny_classifier
+
+    text = (DOCS / "importance.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n((?:(?!```).)*find_plans.*?)^```", text, flags=re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    images, labels = striped_images(32)
+
+    def accuracy(network, data):
+        return (network(data[0]).argmax(1) == data[1]).float().mean()
+
+    given = {
+        "model": tiny_classifier(),
+        "images": images[:1],
+        "accuracy": accuracy,
+        "validation": (images, labels),
+        "training": [(images, labels)],
+        "train_shortly": lambda network, data: torch.nn.Module.train(network),
+    }
+    exec(block, given)
+    fractions = [plan.budget_ns for plan in given["found"].plans]
+    assert fractions == sorted(fractions, reverse=True)

@@ -140,7 +140,23 @@ def test_what_a_study_holds_is_not_evaluated_again(task, tmp_path):
     first = find(task, [budget_ns], score_fn=counted, study=tmp_path / "run.db")
     assert len(calls) == 1 + len(first.scores.raw)
     assert find(task, [budget_ns], score_fn=counted, study=tmp_path / "run.db") == first
-    assert len(calls) == 1 + len(first.scores.raw)
+    assert len(calls) == 1 + len(first.scores.raw) + 1  # the original, to compare
+
+
+def test_scores_of_other_data_are_not_mixed_with_those_of_before(task, tmp_path, caplog):
+    (budget_ns,) = budgets(task[1], 0.75)
+    study = tmp_path / "run.db"
+    first = find(task, [budget_ns], study=study)
+    for factor in (1.0, 1 + 1e-9):
+        again = find(task, [budget_ns], score_fn=lambda m, f=factor: f * score(m), study=study)
+        assert again == first
+    assert "the original network scores" not in caplog.text
+    find(task, [budget_ns], score_fn=lambda module: 1.001 * score(module), study=study)
+    assert "the original network scores -1.001, and scored -1 when study" in caplog.text
+    with pytest.raises(InputError, match=r"scores -2, and scored -1 when study .* of other data"):
+        find(task, [budget_ns], score_fn=lambda module: 2 * score(module), study=study)
+    other = {"estimator": "other data", "score_fn": lambda module: 2 * score(module)}
+    assert find(task, [budget_ns], study=study, **other).scores.base == -2
 
 
 def test_an_interrupted_search_goes_on_where_it_was(task, tmp_path):
@@ -165,7 +181,7 @@ def test_an_interrupted_search_goes_on_where_it_was(task, tmp_path):
         resumed = find(task, [budget_ns], options=options, score_fn=interrupted, study=study)
         assert load_status(study).is_done
     assert resumed.plans == whole.plans
-    assert len(calls) == 2 + len(whole.scores.raw)
+    assert len(calls) == 3 + len(whole.scores.raw)  # the original in both runs
 
 
 def test_a_budget_below_every_plan_says_the_least_latency(task):

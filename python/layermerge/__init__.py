@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from layermerge.exporting import load, save
+    from layermerge.finetune_settings import FinetuneSettings
     from layermerge.finetuning import finetune
     from layermerge.importance.closed_form import merge_least_squares
     from layermerge.importance.estimation import estimate_importance
@@ -56,6 +57,7 @@ __all__ = [
     "CandidateSpace",
     "Compression",
     "Exported",
+    "FinetuneSettings",
     "FoundPlans",
     "Frontier",
     "ImportanceScores",
@@ -110,6 +112,7 @@ _MODULE_OF = {
     "CandidateSpace": "layermerge.candidates",
     "Compression": "layermerge.pipeline",
     "Exported": "layermerge.interchange",
+    "FinetuneSettings": "layermerge.finetune_settings",
     "FoundPlans": "layermerge.importance.search",
     "Frontier": "layermerge.solver",
     "ImportanceScores": "layermerge.importance.scores",

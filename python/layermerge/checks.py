@@ -10,6 +10,8 @@ from layermerge.errors import InputError, shown
 MOST = 1e20
 """In absolute value: beyond what is counted here, and far from where floats overflow."""
 
+MAX_SEED = 2**32 - 1
+
 
 def check_numbers(owner: object, *names: str, least: float = -math.inf) -> None:
     """Refuse attributes that are no finite numbers, or less than they can be."""
@@ -42,6 +44,14 @@ def check_integer(name: str, value: object, least: int) -> None:
     check_number(name, value, least)
     if not isinstance(value, int) or isinstance(value, bool):
         raise InputError(f"{name} must be an integer, got {value!r}")
+
+
+def check_seed(value: object) -> None:
+    """Refuse what cannot seed the generators of Python, NumPy and torch alike."""
+    check_integer("seed", value, least=0)
+    assert isinstance(value, int)
+    if value > MAX_SEED:
+        raise InputError(f"seed must be at most 2^32 - 1, got {value}")
 
 
 def check_instance(name: str, value: object, kind: type, expected: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from layermerge.checks import check_seed
 from layermerge.errors import InputError
 from layermerge.typed import check_types
 
@@ -85,6 +86,7 @@ class FinetuneSettings:
         with suppress(TypeError):  # what is of another type is named below
             self._check_ranges()
         check_types(self)
+        check_seed(self.seed)
 
     def _check_ranges(self) -> None:
         for name in ("epochs", "batch_size"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from layermerge.commands.options import MAX_SEED, announce_stages, at_least, speedup
+from layermerge.checks import MAX_SEED
+from layermerge.commands.options import announce_stages, at_least, speedup
 from layermerge.latency.options import MOST_THREADS
 
 IF_INTERRUPTED = ": the same command goes on where it was"

@@ -92,8 +92,10 @@ def _search(arguments: argparse.Namespace, study: Study) -> None:
     from layermerge.importance.search import find_plans
     from layermerge.planning import Budget, check_reachable, predict_original_ns
 
-    if arguments.data is None or not arguments.latency:
-        raise InputError("a search needs --data and at least one budget, such as --latency 65%")
+    if arguments.data is None:
+        raise InputError("a search needs --data to train and score on, such as --data digits")
+    if not arguments.latency:
+        raise InputError("a search needs at least one budget, such as --latency 65%")
     task = load_task(arguments)
     profile = _measure(arguments, task.model, task.example, study)
     budgets = [Budget(fraction=each) for each in sorted(arguments.latency, reverse=True)]

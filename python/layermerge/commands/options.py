@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from layermerge.search_space import SearchSpace
 
 
-MAX_SEED = 2**32 - 1
 """The largest seed that NumPy's generator takes."""
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layermerge.checks import MAX_SEED
 from layermerge.commands.inputs import explaining_input
 from layermerge.commands.options import (
-    MAX_SEED,
     at_least,
     at_least_zero,
     example,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from layermerge.datasets import Dataset
+    from layermerge.graph import ExampleInputs
     from layermerge.importance.executors import Executor
     from layermerge.importance.search_options import SearchOptions
     from layermerge.recipes import Recipe
@@ -198,16 +199,18 @@ def load_task(arguments: argparse.Namespace, folder: Path | None = None) -> Task
     from layermerge.finetuning import FinetuneSettings
     from layermerge.graph import bind_inputs
     from layermerge.latency.placement import resolve_device
-    from layermerge.models import load_model
+    from layermerge.models import load_model_and_inputs
     from layermerge.probing import first_that_runs
     from layermerge.recipes import classification
 
-    model = load_model(arguments.model, weights=arguments.weights, pretrained=arguments.pretrained)
+    model, own = load_model_and_inputs(
+        arguments.model, weights=arguments.weights, pretrained=arguments.pretrained
+    )
     _check_precision(model, arguments.model)
     dataset = _load_data(arguments.data)
     device = resolve_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(device)
-    image = example(arguments.input or (1, *_image_shape(dataset))).to(device)
+    image = example(arguments.input or _example_shape(dataset, own)).to(device)
     with explaining_input(model, arguments.model):
         first_that_runs(model, bind_inputs(model, image))
     recipe = classification(
@@ -247,9 +250,16 @@ def _check_precision(model: nn.Module, name: str) -> None:
             )
 
 
-def _image_shape(dataset: Dataset) -> tuple[int, ...]:
+def _example_shape(dataset: Dataset, own: ExampleInputs | None) -> tuple[int, ...]:
+    """One image of the data, or as many as the model's own example holds of them."""
+    from torch.utils import _pytree as pytree
+
     for images, _ in dataset.validation:
-        return tuple(images.shape[1:])
+        image_shape = tuple(images.shape[1:])
+        own_shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves(own) if leaf is not None]
+        if len(own_shapes) == 1 and own_shapes[0][1:] == image_shape:
+            return own_shapes[0]
+        return (1, *image_shape)
     raise InputError(f"the validation part of {dataset.name} holds no images")
 
 

@@ -3,7 +3,7 @@
 Replacing one segment may cost little and replacing all of its kind everything: without one of its
 depthwise convolutions a network hardly sees less, without any it sees nothing. No sum of
 importances says so. Plans that are best in some sense, of all candidates or of some, under the
-objective or under the sum of changes, are therefore scored as wholes, and the best score wins.
+objective or under another one, are therefore scored as wholes, and the best score wins.
 """
 
 from __future__ import annotations
@@ -12,9 +12,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from layermerge.candidates import METHODS, Candidate, Combination
 from layermerge.importance.scores import Objective
 from layermerge.store import Score
+
+MIN_SCALE, LARGEST_EXPONENT = 1e-9, 500.0
 
 SUM = "delta"
 """The objective under which a plan's importance is the predicted change of its score."""
@@ -34,9 +39,15 @@ class Discipline:
         return self.method != "layer_only" or len(candidate.kept) <= 1
 
 
+def _exponential(delta: NDArray[np.float64], base: float) -> NDArray[np.float64]:
+    """exp(Δ / |base|), the paper's objective at any scale of scores; bounded, not to overflow."""
+    return np.exp(np.clip(delta / max(abs(base), MIN_SCALE), -LARGEST_EXPONENT, LARGEST_EXPONENT))
+
+
 def disciplines(objective: Objective) -> tuple[Discipline, ...]:
     """All of them, the first of all candidates under the objective itself."""
-    objectives = dict.fromkeys((objective, SUM))
+    second = SUM if objective != SUM else _exponential
+    objectives = dict.fromkeys((objective, second))
     return tuple(Discipline(method, each) for method in METHODS for each in objectives)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from layermerge.arguments import check_argument
 from layermerge.callbacks import check_callbacks
 from layermerge.candidates import PLAN, Candidate, CandidateSpace, Combination, Replacement
-from layermerge.checks import check_integer
+from layermerge.checks import check_seed, check_truth
 from layermerge.claims import POLL_S
 from layermerge.errors import InputError, LayerMergeError, shown
 from layermerge.importance.activations import check_batches
@@ -35,6 +35,10 @@ from layermerge.network import Network
 from layermerge.progress import progress_bar
 from layermerge.store import Score, ScoreKey, Study, StudyLike, opened
 from layermerge.weights import fingerprint_weights
+
+ROUNDING, NOISE, MIN_SCORE = 1e-6, 0.01, 1e-9
+"""Relative differences between two scores of one network: what nobody is told of, and what cannot
+be noise between machines; and below what scores count as 0."""
 
 ENOUGH_FAILURES = 4
 """Candidates that may fail alike before a search gives up."""
@@ -101,6 +105,7 @@ def estimate_importance(
     """
     check_argument("network", network, Network)
     check_argument("space", space, CandidateSpace)
+    check_truth("progress", progress)
     if isinstance(skip, str) or not all(isinstance(each, Candidate) for each in skip):
         raise InputError(f"skip must be candidates of the space, got {shown(repr(skip))}")
     chosen = estimator_of(estimator, score_fn, train_fn)
@@ -121,6 +126,8 @@ def estimator_of(
 ) -> Estimator:
     """The estimator that is given, or the short fine-tune that two callbacks make."""
     if isinstance(estimator, str):
+        if not estimator:
+            raise InputError("estimator must be a name, or an Estimator; got an empty text")
         if score_fn is None:
             raise InputError("give score_fn, or an estimator that needs none")
         check_callbacks(score_fn=score_fn)
@@ -241,12 +248,38 @@ class Evaluations:
                 self._claims.release(str(key))
 
     def _base(self, job: Job) -> float:
-        """Score of the original network; not being able to score that is an error."""
+        """Score of the original network; not being able to score that is an error.
+
+        It is scored anew in every run, and compared: another score says that the data are not
+        those of the scores that the study holds.
+        """
+        found = job.base()
         known = self._study.score(self._score_key(ORIGINAL))
         if known is None:
-            known = Score(job.base(), None, 0.0)
+            known = Score(found, None, 0.0)
             self._study.add_score(self._score_key(ORIGINAL), known)
+        self._check_base(found, known.value)
         return known.value
+
+    def _check_base(self, found: float, known: float) -> None:
+        """Refuse to go on with scores of other data; tell of a difference that may be noise."""
+        difference = abs(found - known) / max(abs(found), abs(known), MIN_SCORE)
+        if difference <= ROUNDING:
+            return
+        message = (
+            f"the original network scores {found:.6g}, and scored {known:.6g} when study "
+            f"{self._study.path} began"
+        )
+        if difference > NOISE:
+            raise InputError(
+                f"{message}: its scores are of other data, or of another score_fn. Give `estimator`"
+                " another name, by which scores are kept apart, or another study"
+            )
+        _log.warning(
+            "%s: if the data or score_fn have changed, give `estimator` another name, or another "
+            "study",
+            message,
+        )
 
     def _score_key(self, candidate: str) -> ScoreKey:
         return ScoreKey(*self._key, candidate, self.estimator)
@@ -264,7 +297,7 @@ def evaluating(
 ) -> Iterator[Evaluations]:
     """Get ready to evaluate candidates, for the time of a block."""
     check_model(model)
-    check_integer("seed", seed, least=0)
+    check_seed(seed)
     check_executor(executor)
     calibration = getattr(estimator, "calibration", None)
     if calibration is not None:

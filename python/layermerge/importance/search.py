@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from layermerge.arguments import check_argument
-from layermerge.checks import check_instance
+from layermerge.checks import check_instance, check_truth
 from layermerge.importance.estimation import estimator_of, evaluating
 from layermerge.importance.estimators import (
     Estimator,
@@ -126,6 +126,7 @@ def searching(
 ) -> Iterator[PlanSearch]:
     """Get ready to find plans, for the time of a block."""
     check_instance("options", options, SearchOptions, "SearchOptions(...)")
+    check_truth("progress", progress)
     if order_by is not None:
         check_estimator("order_by", order_by)
     candidates = profile.choosable()

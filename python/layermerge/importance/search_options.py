@@ -25,8 +25,9 @@ class SearchOptions:
         Candidates to evaluate between two solutions; by default as many as run at once.
     contest : bool
         Score the plan as a whole, after a short fine-tune, beside those that are best otherwise:
-        by the sum of changes, and of the candidates of `depth` and of `layer_only`. The best score
-        wins. Needs an estimator that trains, or one of your own that has `score_plan`.
+        by the sum of changes (of their exponentials, where that sum is the objective), and of the
+        candidates of `depth` and of `layer_only`. The best score wins. Needs an estimator that
+        trains, or one of your own that has `score_plan`.
     """
 
     full: bool = False

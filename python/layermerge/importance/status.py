@@ -94,7 +94,8 @@ class Status:
     def lines(self) -> Iterator[str]:
         """Describe it."""
         if self.is_done:
-            yield f"done after {self.round} rounds: {self.certificate}"
+            rounds = "1 round" if self.round == 1 else f"{self.round} rounds"
+            yield f"done after {rounds}: {self.certificate}"
         else:
             left = f", at least {self.eta_s:.0f} s left" if self.seconds_each else ""
             yield (
@@ -103,7 +104,7 @@ class Status:
             )
         yield f"the original network scores {self.base:.6g}"
         for plan in self.plans:
-            yield from _describe(plan)
+            yield from _describe(plan, is_done=self.is_done)
 
 
 def load_status(study: Study) -> Status:
@@ -150,16 +151,17 @@ def _unfolded(value: Any) -> Any:
     return value
 
 
-def _describe(plan: PlanStatus) -> Iterator[str]:
+def _describe(plan: PlanStatus, *, is_done: bool) -> Iterator[str]:
     budget = f"budget {format_ms(plan.budget_ns)} ms"
     if plan.value is None:
         yield f"{budget}: no plan is known yet"
         return
     score = f"predicted score {plan.score:.6g}"
     if plan.whole_score is not None:
-        score = f"scores {plan.whole_score:.6g} as a whole (predicted: {plan.score:.6g})"
+        score = f"scores {plan.whole_score:.6g} as a whole (sum of changes: {plan.score:.6g})"
+    best = "the best plan" if is_done else "the best plan so far"
     yield (
-        f"{budget}: best plan so far takes {format_ms(plan.latency_ns)} ms, {score}, importance "
+        f"{budget}: {best} takes {format_ms(plan.latency_ns)} ms, {score}, importance "
         f"{plan.value:.6f} of at most {plan.bound:.6f}"
     )
     if plan.segments:

@@ -240,9 +240,13 @@ def _barriers(
     except LayerMergeError:
         raise
     except Exception as error:
+        batch, traced = bench.environment.batch, network.inputs[0].shape[0]
+        advice = "Try a smaller batch, or another dtype"
+        if batch != traced:
+            advice = f"It was traced at batch {traced}: its code may be bound to that"
         raise MeasurementError(
-            f"the network does not run on {bench.environment.device} in {bench.options.dtype}: "
-            f"{reason_of(error)}. Try a smaller batch, or another dtype"
+            f"the network does not run on {bench.environment.device} in {bench.options.dtype} at "
+            f"batch {batch}: {reason_of(error)}. {advice}"
         ) from error
 
 

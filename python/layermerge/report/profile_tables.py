@@ -85,7 +85,7 @@ def _trials(fidelity: Mapping[str, Any]) -> Table:
         caption_justify="left",
     )
     table.add_column("network")
-    for heading in ("convolutions", "predicted ms", "measured ms", "± %", "error", "uncalibrated"):
+    for heading in ("layers", "predicted ms", "measured ms", "± %", "error", "raw error"):
         table.add_column(heading, justify="right")
     for trial in fidelity["trials"]:
         table.add_row(
