@@ -12,6 +12,7 @@ the merge are real; the plan shows what the search does, and has no accuracy.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain, islice, repeat
@@ -247,4 +248,7 @@ def report(compression: lm.Compression, arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except lm.LayerMergeError as error:
+        sys.exit(f"error: {error}")

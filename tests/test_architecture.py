@@ -100,7 +100,7 @@ LAYERS = (
     ("importance.activations",),
     ("finetuning",),
     ("training",),
-    ("checkpoints", "feature_distillation", "finetune_settings", "training_log"),
+    ("checkpoints", "feature_distillation", "finetune_settings", "labels", "training_log"),
     ("latency.trials",),
     ("latency.measuring", "latency.whole_networks"),
     ("latency.bench",),

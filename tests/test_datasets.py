@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from layermerge import datasets
+from layermerge import datasets, image_files
 from layermerge.datasets import Dataset, distort, load_digits, load_hub_dataset, load_image_folder
 from layermerge.errors import InputError, MissingDependencyError
 
@@ -326,3 +326,32 @@ def test_a_hub_dataset_needs_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingDependencyError, match=r"datasets .* 'layermerge\[hub\]'"):
         load_hub_dataset("anything")
+
+
+def test_of_many_damaged_images_a_few_are_named(caplog, monkeypatch):
+    def read(index):
+        raise OSError("truncated")
+
+    images = image_files.LabelledImages([0] * 2500, read, "image {}".format, torch.as_tensor)
+    with caplog.at_level(logging.WARNING):
+        assert not any(images[index] is not None for index in range(2500))
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == image_files.FEW + 2
+    assert told[9].endswith("10 of 2500 images so far; of those to come every 1000th is named")
+    assert "2000 of 2500 images so far" in told[-1]
+
+
+def test_there_are_no_more_workers_than_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    images = image_files.LabelledImages([0, 1], lambda index: 0, str, torch.as_tensor)
+    assert image_files.ImageLoader(images, 1, 8, shuffle=False).num_workers == 1
+
+
+def test_a_library_that_does_not_work_is_named(tmp_path, monkeypatch):
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator nms does not exist')")
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"torchvision is installed but cannot be imported: .*nms"):
+        load_image_folder(tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,19 @@ def test_with_data_networks_are_trained_and_scored_on_them(narrow, name, photos,
     for score in (found.result.base.score, found.result.compressed.score):
         # An accuracy; or minus a mean squared error, that of an untrained denoiser about 1.
         assert -5 < score < 0 if name == "ddpm-cifar10" else 0 <= score <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data=imagefolder:nonesuch"], "error: nonesuch has no folder 'train'"),
+        (["--speedup=0.5"], "error: speedup must be the original latency over the new one"),
+    ],
+)
+def test_bad_input_ends_in_one_line(words, message, tmp_path):
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    command = [sys.executable, EXAMPLE, "resnet34", "--size=32", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(message)
+    assert "Traceback" not in done.stderr

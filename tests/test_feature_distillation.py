@@ -127,7 +127,12 @@ def test_a_weight_out_of_range_is_named(value):
         replace(SETTINGS, feature_distillation=value)
 
 
+def test_features_without_a_weight_are_refused():
+    with pytest.raises(InputError, match=r"features must be empty without feature_distillation"):
+        replace(SETTINGS, feature_distillation=0.0, features=("last",))
+
+
 def test_settings_without_effect_are_not_in_the_name_of_an_estimator():
     plain = replace(SETTINGS, feature_distillation=0.0)
-    assert replace(plain, features=("last",)).fingerprint == plain.fingerprint
+    assert "features" not in plain.fingerprint
     assert replace(SETTINGS, features=("last",)).fingerprint != SETTINGS.fingerprint

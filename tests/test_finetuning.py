@@ -358,12 +358,12 @@ def test_weights_of_another_network_are_named():
 
 
 def test_averaged_weights_are_those_of_the_formula():
-    settings = replace(SETTINGS, steps=3, ema=0.75, optimizer="sgd")
+    settings = replace(SETTINGS, steps=6, ema=0.25, optimizer="sgd")
     history = []
-    for steps in (1, 2, 3):
-        # The schedule is over all three steps: stop early instead of asking for fewer.
+    for steps in range(1, 7):
+        # The schedule is over all steps: stop early instead of asking for fewer.
         model = tiny_classifier()
-        training = Training(model, replace(settings, ema=None), 3, None, None)
+        training = Training(model, replace(settings, ema=None), 6, None, None)
         with seeded(settings.seed):
             run = training.run(_loader((IMAGES, LABELS), settings.batch_size))
             for _ in range(steps):
@@ -372,9 +372,88 @@ def test_averaged_weights_are_those_of_the_formula():
     averaged = tiny_classifier()
     finetune(averaged, (IMAGES, LABELS), settings)
     expected = history[0]  # the average starts at the weights of the first step
-    for weights in history[1:]:
-        expected = 0.75 * expected + 0.25 * weights
+    for decay, weights in zip((2 / 11, 3 / 12, 0.25, 0.25, 0.25), history[1:], strict=True):
+        expected = decay * expected + (1 - decay) * weights
     torch.testing.assert_close(averaged.state_dict()["0.weight"], expected)
+
+
+def test_a_short_training_forgets_where_its_average_began():
+    def accuracy(settings):
+        model = tiny_classifier()
+        finetune(model, (IMAGES, LABELS), settings)
+        return score_classification(model, [striped_images(200, seed=1)])
+
+    assert accuracy(replace(SETTINGS, ema=0.999)) > accuracy(SETTINGS) - 0.05
+
+
+BATCH = (torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "data must be images and labels as two tensors, or batches of them, got NoneType"),
+        (BATCH[0], "data must be images and labels as two tensors, or batches of them, got Tensor"),
+        ({"a": BATCH}, "data must be images and labels .*, got dict"),
+        ([BATCH[0]], "a batch of data must be a pair of images and labels, got tensor"),
+        ([(*BATCH, 1)], "a batch of data must be a pair of images and labels, got 3 values"),
+        ([(BATCH[0], [0, 1, 2, 0])], "labels of data must be a tensor, got list"),
+        ((BATCH[0], BATCH[1][:3]), "there are 4 images and 3 labels; expected as many of both"),
+        ([(BATCH[0], BATCH[1] - 1)], r"labels are -1\.\.-1, and the model computes 3 classes"),
+        ([BATCH, (BATCH[0], BATCH[1] + 3)], r"labels are 3\.\.3, .* expected indices 0\.\.2"),
+        ([(BATCH[0], BATCH[1].float())], r"labels are float32 of shape \(4,\): expected an index"),
+        ([(BATCH[0], torch.eye(4, 3, dtype=torch.long))], r"int64 of shape \(4, 3\): .* as floats"),
+    ],
+)
+def test_data_that_are_no_labelled_images_are_refused(data, message):
+    with pytest.raises(InputError, match=message):
+        finetune(tiny_classifier(), data, SETTINGS)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+def test_labels_of_any_integer_type_train_alike(kind):
+    assert are_equal(weights_after(data=(IMAGES, LABELS.to(kind))), weights_after())
+    assert are_equal(weights_after(data=[IMAGES, LABELS]), weights_after())
+
+
+def test_labels_may_be_probabilities_and_some_ignored():
+    shares = torch.nn.functional.one_hot(LABELS, 3).float()
+    assert score_after((IMAGES, shares)) > 0.85
+    some = LABELS.masked_fill(torch.arange(len(LABELS)) % 4 == 0, -100)
+    assert score_after((IMAGES, some)) > 0.85
+
+
+def score_after(data):
+    model = tiny_classifier()
+    finetune(model, data, SETTINGS)
+    return score_classification(model, [striped_images(200, seed=1)])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"settings": None}, "settings must be a FinetuneSettings, got NoneType"),
+        ({"teacher": "resnet"}, "teacher must be a Module, got str"),
+        ({"progress": "x"}, "progress must be True or False, got 'x'"),
+        ({"checkpoint": 3}, "checkpoint must be a path"),
+        ({"checkpoint": "/nonesuch/a.ckpt"}, "checkpoint /nonesuch/a.ckpt cannot be written"),
+    ],
+)
+def test_arguments_of_another_type_are_refused_before_a_step(wrong, message):
+    model = tiny_classifier()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(InputError, match=message):
+        finetune(model, (IMAGES, LABELS), **wrong)
+    assert are_equal(before, model.state_dict())
+
+
+def test_a_model_that_computes_no_logits_is_named():
+    class Pairs(nn.Linear):
+        def forward(self, images):
+            return super().forward(images), images
+
+    with pytest.raises(InputError, match="the model computes tuple: expected logits"):
+        finetune(Pairs(4, 3), (torch.zeros(4, 4), torch.zeros(4, dtype=torch.long)))
 
 
 def test_gradients_are_clipped_to_their_norm(monkeypatch):

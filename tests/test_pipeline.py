@@ -378,3 +378,14 @@ def test_calibration_data_is_checked_before_anything_is_measured(model):
     with pytest.raises(InputError, match="calibration is a generator, which is used up after one"):
         run(model, train_fn=never, score_fn=never, calibration=(x for x in [TRAIN_PART]))
     assert never.count == 0
+
+
+def test_a_final_fine_tune_that_changes_the_precision_is_told(model, first_run):
+    message = r"finetune_fn \(or train_fn\) must train in place.* was float32 .*, and is float16"
+    with pytest.raises(LayerMergeError, match=message):
+        run(
+            model,
+            study=first_run[1],
+            finetune_fn=lambda module: module.half(),
+            options=replace(OPTIONS, finetuner="halving"),
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,9 +60,17 @@ class Checkpoint:
         Raises
         ------
         InputError
-            If the file is no checkpoint, or is one of another training.
+            If the file is no checkpoint, is one of another training, or cannot be written.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None:
+            return None
+        folder = self.path.absolute().parent
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise InputError(
+                f"checkpoint {self.path} cannot be written: its folder does not exist, or may not "
+                "be written to. Make it, or name another file"
+            )
+        if not self.path.exists():
             return None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from torch import Tensor
 from layermerge.arguments import as_path
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.image_files import ImageLoader, LabelledImages, Sample, image_folder
+from layermerge.models import load_library
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -146,8 +146,6 @@ def load_image_folder(
                 f"{folder} has no folder {part!r}: expected {folder}/train/CLASS/*.jpg and "
                 f"{folder}/val/CLASS/*.jpg"
             )
-    if importlib.util.find_spec("torchvision") is None:
-        raise MissingDependencyError("torchvision", "models")
     augment, centre = _image_transforms(size)
     train, classes = image_folder(folder / "train", augment)
     held_out, others = image_folder(folder / "val", centre)
@@ -259,10 +257,8 @@ def _hub_columns(path: str, split: Any) -> tuple[str, str]:
 
 def _image_transforms(size: int) -> tuple[Callable[[Any], Tensor], Callable[[Any], Tensor]]:
     """To train with, and to evaluate with: those of timm, for ImageNet."""
-    try:
-        from timm.data.transforms_factory import create_transform
-    except ImportError as error:
-        raise MissingDependencyError("timm", "models") from error
+    load_library("torchvision")
+    create_transform = load_library("timm").data.create_transform
     return (
         create_transform(size, is_training=True),
         create_transform(size, is_training=False, crop_pct=0.875),

@@ -14,6 +14,7 @@ from layermerge.errors import InputError
 from layermerge.typed import check_types
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_NO_FEATURES = "empty without feature_distillation, which compares them with the teacher's"
 _WORDS = ", ".join(DTYPES)
 
 
@@ -58,7 +59,8 @@ class FinetuneSettings:
     clip_norm : float, optional
         Largest norm of the gradient; a longer one is scaled down to it.
     ema : float, optional
-        Decay, 0..1, of a moving average of the weights, which the model ends up with.
+        Decay, 0..1, of a moving average of the weights, which the model ends up with. After n steps
+        it is (1 + n) / (10 + n) at most, so that short trainings forget where they began, too.
     precision : {"fp32", "bf16", "fp16"}
         Of the arithmetic in the forward pass; weights stay as they are. ``fp16`` scales the loss.
     seed : int
@@ -100,6 +102,8 @@ class FinetuneSettings:
         clip, ema = self.clip_norm, self.ema
         _check("clip_norm", clip, clip is None or 0 < clip < math.inf, "greater than 0")
         _check("ema", ema, ema is None or 0 < ema < 1, "between 0 and 1, without them")
+        wants = bool(self.feature_distillation)
+        _check("features", self.features, wants or not self.features, _NO_FEATURES)
         _check("precision", self.precision, self.precision in DTYPES, f"one of {_WORDS}")
         for name in ("warm_up", "label_smoothing", "distillation"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")

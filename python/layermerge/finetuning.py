@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.data import DataLoader
 
+from layermerge.arguments import as_path, check_argument
 from layermerge.checkpoints import Checkpoint
+from layermerge.checks import check_truth
 from layermerge.errors import InputError
 from layermerge.finetune_settings import DEFAULT_SETTINGS, FinetuneSettings
+from layermerge.labels import checked_batch
 from layermerge.progress import progress_bar
 from layermerge.seeding import seeded
 from layermerge.training import Batch, Training, device_of
@@ -87,6 +90,11 @@ def finetune(
     TrainingError
         If the loss is no longer finite.
     """
+    check_argument("model", model, nn.Module)
+    check_argument("settings", settings, FinetuneSettings)
+    if teacher is not None:
+        check_argument("teacher", teacher, nn.Module)
+    check_truth("progress", progress)
     loader = _loader(data, settings.batch_size)
     steps = _num_steps(loader, settings, accelerator)
     keep = _checkpoint(checkpoint, model, teacher, settings, steps)
@@ -154,7 +162,6 @@ class _ShuffledBatches:
     """Batches of two tensors, in a new order each time; what the last full one leaves is left."""
 
     def __init__(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
-        _check_pair(images, labels)
         self.images, self.labels = images, labels
         self.batch_size = min(batch_size, len(images))
 
@@ -169,8 +176,14 @@ class _ShuffledBatches:
 
 
 def _loader(data: Data, batch_size: int) -> Iterable[Batch]:
-    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
-        return _ShuffledBatches(*data, batch_size)
+    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor):
+        images, labels = checked_batch(data)
+        return _ShuffledBatches(images, labels, batch_size)
+    if not isinstance(data, Iterable) or isinstance(data, (str, Mapping, Tensor)):
+        raise InputError(
+            "data must be images and labels as two tensors, or batches of them, got "
+            f"{type(data).__name__}"
+        )
     return cast(Iterable[Batch], data)
 
 
@@ -185,14 +198,6 @@ def _num_steps(loader: Iterable[Batch], settings: FinetuneSettings, accelerator:
     is_divided = accelerator is not None and isinstance(loader, DataLoader)
     per_epoch = -(-len(loader) // (accelerator.num_processes if is_divided else 1))
     return settings.epochs * per_epoch
-
-
-def _check_pair(images: Tensor, labels: Tensor) -> None:
-    if len(images) != len(labels) or not len(images):
-        raise InputError(
-            f"there are {len(images)} images and {len(labels)} labels; expected as many of both, "
-            "at least one"
-        )
 
 
 def _checkpoint(
@@ -211,7 +216,7 @@ def _checkpoint(
         "plan or weights of the network": f"{fingerprint_weights(model)} {_code_hash(model)}",
         "weights of the teacher": None if teacher is None else fingerprint_weights(teacher),
     }
-    path = Path(place)
+    path = as_path("checkpoint", place)
     if path.is_dir():
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         others = [other.name for other in path.glob("finetune-*.ckpt")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from layermerge.errors import InputError
+from layermerge.models import load_library
 from layermerge.source_files import brief
 
 _log = logging.getLogger(__name__)
+
+FEW, MANY = 10, 1000
+"""Unreadable images that are all named, and of how many more one is."""
 
 Sample = tuple[Tensor, Tensor]
 
@@ -61,13 +66,16 @@ class LabelledImages(Dataset["Sample | None"]):
         if self.is_unreadable[index]:
             return
         self.is_unreadable[index] = True
-        _log.warning(
-            "%s cannot be read and is left out (%s): %d of %d images so far",
-            self.name_of(index),
-            brief(error),
-            int(self.is_unreadable.sum()),
-            len(self),
-        )
+        count = int(self.is_unreadable.sum())
+        if count <= FEW or count % MANY == 0:
+            _log.warning(
+                "%s cannot be read and is left out (%s): %d of %d images so far%s",
+                self.name_of(index),
+                brief(error),
+                count,
+                len(self),
+                f"; of those to come every {MANY}th is named" if count == FEW else "",
+            )
 
 
 class ImageLoader(DataLoader["Sample | None"]):
@@ -80,7 +88,7 @@ class ImageLoader(DataLoader["Sample | None"]):
             images,
             batch_size,
             shuffle=shuffle,
-            num_workers=workers,
+            num_workers=min(workers, os.cpu_count() or 1),
             # A last batch of few images gives batch norms poor statistics.
             drop_last=shuffle and len(images) >= batch_size,  # type: ignore[arg-type]
             collate_fn=_collate,
@@ -100,13 +108,10 @@ def image_folder(
     InputError
         If there are no classes, or there is one without images.
     """
-    from torchvision import datasets
-
+    reader = load_library("torchvision").datasets.folder
     try:
-        classes, index_of = datasets.folder.find_classes(folder)
-        samples = datasets.folder.make_dataset(
-            str(folder), index_of, datasets.folder.IMG_EXTENSIONS
-        )
+        classes, index_of = reader.find_classes(folder)
+        samples = reader.make_dataset(str(folder), index_of, reader.IMG_EXTENSIONS)
     except FileNotFoundError as error:
         held = sorted(path.name for path in folder.iterdir())[:3]
         raise InputError(

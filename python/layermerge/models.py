@@ -125,7 +125,7 @@ def _load_module(name: str) -> ModuleType:
 
 
 def _from_timm(name: str, pretrained: bool) -> Any:
-    timm = _library("timm")
+    timm = load_library("timm")
     known = timm.list_models()
     if name.partition(".")[0] not in known:
         raise InputError(f"timm has no model {name!r}{_suggestion(name, known)}")
@@ -133,7 +133,7 @@ def _from_timm(name: str, pretrained: bool) -> Any:
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Any:
-    models = _library("torchvision").models
+    models = load_library("torchvision").models
     known = models.list_models()
     if name not in known:
         raise InputError(f"torchvision has no model {name!r}{_suggestion(name, known)}")
@@ -147,7 +147,7 @@ def _from_diffusers(name: str, pretrained: bool) -> tuple[Any, ExampleInputs]:
             f"diffusers:{name} is not known{_suggestion(name, list(_UNETS))}; there is "
             f"{', '.join(_UNETS)}. Name others by a function of your own, FILE.py:FUNCTION"
         )
-    unet = _library("diffusers", extra="diffusers").UNet2DModel
+    unet = load_library("diffusers", extra="diffusers").UNet2DModel
     config = _UNETS[name]
     inputs = {
         "sample": torch.randn(1, 3, config["sample_size"], config["sample_size"]),
@@ -175,7 +175,16 @@ _UNETS: dict[str, dict[str, Any]] = {
 """Configurations of `diffusers.UNet2DModel` by name, as published with the weights."""
 
 
-def _library(name: str, *, extra: str = "models") -> Any:
+def load_library(name: str, *, extra: str = "models") -> Any:
+    """Import a library that is an extra.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed; names the extra.
+    InputError
+        If it is, and does not work.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from layermerge.budgeting import Comparison, plan_within_budget
-from layermerge.callbacks import check_callbacks, check_in_place, evaluated
+from layermerge.callbacks import check_callbacks, evaluated
 from layermerge.candidates import CandidateSpace
 from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
@@ -27,6 +27,7 @@ from layermerge.importance.estimators import (
     ScoreFunction,
     ShortFineTune,
     TrainFunction,
+    train_in_place,
 )
 from layermerge.importance.proxies import ClosedForm
 from layermerge.importance.scores import name_of
@@ -274,7 +275,7 @@ def _finetune(
         _log.info("fine-tuned weights are in the study")
         load_weights(start, known, f"study {study.path}")
         return start
-    check_in_place("finetune_fn (or train_fn)", finetune_fn(start), start)
+    train_in_place("finetune_fn (or train_fn)", finetune_fn, start)
     weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
     study.add_artefact(key, safetensors.torch.save(weights))
     return start.eval()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import astuple
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 from layermerge.errors import InputError, TrainingError
 from layermerge.feature_distillation import FeatureDistance, Features
 from layermerge.finetune_settings import DTYPES, FinetuneSettings
+from layermerge.labels import check_labels, check_range, checked_batch
 from layermerge.seeding import random_state, restore_random_state
 from layermerge.training_log import Step
 from layermerge.weights import load_state
@@ -70,6 +72,7 @@ class Training:
             )
         self.teacher = teacher
         self._distance: FeatureDistance | None = None
+        self._num_classes: int | None = None
         self.average = self._averaged()
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=settings.precision == "fp16" and self.device.type == "cuda"
@@ -89,10 +92,13 @@ class Training:
             self._begin_epoch()
             skipped = self._batches_done
             is_empty = True
-            for place, (images, labels) in enumerate(loader):
+            for place, batch in enumerate(loader):
                 is_empty = False
                 if place < skipped:
                     continue
+                images, labels = checked_batch(batch)
+                if self._num_classes is not None:
+                    check_range(labels, self._num_classes)
                 self._take_up()
                 if self.accelerator is not None and not is_divided:
                     images, labels = self._share(images), self._share(labels)
@@ -188,6 +194,8 @@ class Training:
             share, images, others = mixed(images, labels, settings.mixup)
         with self._features(images) as features:
             logits = self.model(images)
+            if self._num_classes is None:
+                self._num_classes = check_labels(labels, logits)
             wanted = None if self.teacher is None else _silently(self.teacher, images)
         loss = sum(
             part * F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing)
@@ -236,8 +244,21 @@ class Training:
     def _averaged(self) -> AveragedModel | None:
         if self.settings.ema is None:
             return None
-        average = get_ema_multi_avg_fn(self.settings.ema)  # type: ignore[no-untyped-call]
-        return AveragedModel(self.module, multi_avg_fn=average, use_buffers=True)
+        return AveragedModel(
+            self.module, multi_avg_fn=partial(_average, self.settings.ema), use_buffers=True
+        )
+
+
+def _average(
+    ema: float, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int
+) -> None:
+    """Step of a moving average that forgets its start: (1 + n) / (10 + n) until that is `ema`.
+
+    So does TensorFlow's ExponentialMovingAverage, told the number of updates.
+    """
+    count = int(num_averaged)
+    step = get_ema_multi_avg_fn(min(ema, (1 + count) / (10 + count)))  # type: ignore[no-untyped-call]
+    step(averaged, current, num_averaged)
 
 
 @torch.no_grad()

@@ -132,10 +132,7 @@ class ShortFineTune:
         """Score of the network with several segments replaced, after the short fine-tune."""
         replaced = self._start(model, network, plan.candidates)
         if self.train_fn is not None:
-            before = _parameters(replaced)
-            check_in_place("train_fn", self.train_fn(replaced), replaced)
-            _check_same(before, _parameters(replaced))
-            check_weights(replaced)
+            train_in_place("train_fn", self.train_fn, replaced)
         return finite_score(self.score_fn, replaced.eval())
 
     def _start(
@@ -155,7 +152,22 @@ class ShortFineTune:
         return replaced
 
 
-def check_weights(module: nn.Module) -> None:
+def train_in_place(name: str, train_fn: TrainFunction, network: nn.Module) -> None:
+    """Let a function of the user's train a network, and see that it is the same one afterwards.
+
+    Raises
+    ------
+    TrainingError
+        If the function returns another network, changes more than the values of the weights, or
+        they are no longer finite.
+    """
+    before = _parameters(network)
+    check_in_place(name, train_fn(network), network)
+    _check_same(name, before, _parameters(network))
+    _check_finite(network)
+
+
+def _check_finite(module: nn.Module) -> None:
     """Refuse a network whose weights are no longer finite: its training diverged."""
     for name, weight in module.named_parameters():
         if not torch.isfinite(weight).all():
@@ -171,14 +183,14 @@ def _parameters(module: nn.Module) -> dict[str, str]:
     }
 
 
-def _check_same(before: dict[str, str], after: dict[str, str]) -> None:
+def _check_same(name_of_function: str, before: dict[str, str], after: dict[str, str]) -> None:
     """Refuse training that changed more than values."""
     for name in {**before, **after}:
         was, now = before.get(name, "missing"), after.get(name, "missing")
         if was != now:
             raise TrainingError(
-                f"train_fn must train in place, and leave structure and precision as they are: "
-                f"parameter {name!r} was {was}, and is {now}"
+                f"{name_of_function} must train in place, and leave structure and precision as they"
+                f" are: parameter {name!r} was {was}, and is {now}"
             )
 
 
