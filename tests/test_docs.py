@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import re
 import shlex
@@ -120,3 +121,24 @@ def test_the_search_of_the_guide_runs(tmp_path, monkeypatch):
     exec(block, given)
     fractions = [plan.budget_ns for plan in given["found"].plans]
     assert fractions == sorted(fractions, reverse=True)
+
+
+def test_the_fine_tune_of_the_guide_runs(tmp_path, monkeypatch):
+    from networks import striped_images, tiny_classifier
+
+    text = (DOCS / "finetuning.md").read_text(encoding="utf-8")
+    first, _ = re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    model, data = tiny_classifier(), striped_images(64)
+    plan = layermerge.original_plan(layermerge.trace(model, data[0][:1]))
+    given = {"model": model, "plan": plan, "data": data}
+    exec(first, given)
+    assert len(given["losses"]) == 20
+    assert (tmp_path / "run" / "log.csv").read_text().count("\n") == 21
+
+
+def test_every_setting_of_a_fine_tune_is_in_the_guide():
+    text = (DOCS / "finetuning.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(layermerge.FinetuneSettings):
+        assert f"`{field.name}`" in text, field.name
