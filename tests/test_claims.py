@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -19,9 +21,9 @@ HERE = Path(__file__).parent
 HOLD = """
 import sys, time
 from layermerge.claims import Claims
-with Claims(sys.argv[1]) as claims:
-    print(claims.take("a"), flush=True)
-    time.sleep(600)
+claims = Claims(sys.argv[1])
+print(claims.take("a"), flush=True)
+time.sleep(600)
 """
 SEARCH = """
 import json, pathlib, sys
@@ -119,7 +121,7 @@ def test_what_a_killed_search_was_at_is_taken_over(tmp_path):
 
 def test_a_claim_excludes_other_processes_until_its_own_ends(tmp_path):
     study = str(tmp_path / "run.db")
-    with Claims(study) as claims, start(HOLD, study) as holder:
+    with closing(Claims(study)) as claims, start(HOLD, study) as holder:
         assert holder.stdout.readline() == "True\n"
         assert not claims.take("a")
         assert claims.take("b")
@@ -134,7 +136,7 @@ def test_a_claim_excludes_other_processes_until_its_own_ends(tmp_path):
 
 def test_a_study_in_memory_is_shared_with_nobody(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with Claims(":memory:") as claims:
+    with closing(Claims(":memory:")) as claims:
         assert claims.take("a")
         claims.release("a")
     assert list(tmp_path.iterdir()) == []
@@ -143,3 +145,16 @@ def test_a_study_in_memory_is_shared_with_nobody(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(InputError, match=r"run.db-claims cannot be written: No such file"):
         Claims(str(tmp_path / "missing" / "run.db")).take("a")
+
+
+def test_who_holds_a_claim_is_waited_for(tmp_path, caplog):
+    study = str(tmp_path / "run.db")
+    with closing(Claims(study)) as claims, start(HOLD, study) as holder:
+        assert holder.stdout.readline() == "True\n"
+        threading.Timer(0.5, holder.kill).start()
+        with caplog.at_level(logging.INFO), claims.held("a", "waiting for the other"):
+            assert holder.wait() != 0
+            with start(HOLD, study) as other:
+                assert other.stdout.readline() == "False\n"
+                other.kill()
+    assert "waiting for the other" in caplog.text
