@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -87,6 +87,9 @@ class Bench:
         keeps : bool
             Whether the study is asked, and keeps the results.
         """
+        known = self._known(builders) if keeps else {}
+        if len(known) == len(builders):
+            return Outcome(known), len(known)
         # Two processes on one device would measure each other.
         waiting = "waiting for another process, which measures latency for the same study"
         with self.study.claims.held(f"latency {self.environment.fingerprint}", waiting):
@@ -99,10 +102,9 @@ class Bench:
         *,
         keeps: bool,
     ) -> tuple[Outcome, int]:
-        held = self.study.measurements(self.environment.fingerprint) if keeps else {}
-        known = {subject: held[subject] for subject in builders if self._is_done(held, subject)}
+        known = self._known(builders) if keeps else {}
         pending = [subject for subject in builders if subject not in known]
-        if not pending:
+        if not pending:  # another process has measured it since
             return Outcome(known), len(known)
         unfinished = Unfinished(self.study, self.environment.fingerprint)
         title = f"Measuring latency ({self.options.backend})"
@@ -129,10 +131,13 @@ class Bench:
         failures |= outcome.failures
         return replace(outcome, measurements=ordered, failures=failures), len(known)
 
-    def _is_done(self, held: Mapping[str, Measurement], subject: str) -> bool:
-        if subject not in held:
-            return False
-        return not self.options.refine or held[subject].spread <= self.options.target_rsd
+    def _known(self, subjects: Iterable[str]) -> dict[str, Measurement]:
+        """What the study holds of them, and need not be measured again."""
+        held = self.study.measurements(self.environment.fingerprint)
+        known = {subject: held[subject] for subject in subjects if subject in held}
+        if not self.options.refine:
+            return known
+        return {s: m for s, m in known.items() if m.spread <= self.options.target_rsd}
 
     def _empty(self) -> Call | None:
         """A program that does nothing. On a GPU there is none: its queue hides what calls cost."""
