@@ -430,10 +430,25 @@ def test_what_a_study_holds_is_refined_only_if_asked(tmp_path):
     rough = measure(target_rsd=0.9)
     assert measure(target_rsd=1e-9).convolutions == rough.convolutions
     refined = measure(target_rsd=1e-9, refine=True)
+    # What is too slow to be of use is timed a few times only, whatever the precision.
+    needed = {candidate.signature for candidate in space.original} & {*rough.imprecise(1e-9)}
+    assert needed
+    for signature in needed:
+        assert refined.convolutions[signature].repeats > rough.convolutions[signature].repeats
     for signature, latency in rough.convolutions.items():
-        if latency.spread > 1e-9:
-            assert refined.convolutions[signature].repeats > latency.repeats
-        else:
+        if latency.spread <= 1e-9:
             assert refined.convolutions[signature] == latency
-    assert refined != rough
     assert measure(target_rsd=0.9, refine=True).convolutions == refined.convolutions
+
+
+def test_what_is_too_slow_to_matter_need_not_be_precise():
+    network = trace(tiny_classifier(), torch.zeros(1, 1, 8, 8))
+    space = enumerate_candidates(network)
+    originals = {candidate.signature for candidate in space.original}
+    slow = {s: 100_000 for s in space.signatures if s not in originals}
+    environment = Environment("eager", "1", "cpu", "", "fp32", "channels_first", 1, 1, "clock")
+    medians = slow | dict.fromkeys(originals, 1000)
+    latencies = {s: Measurement(ns, 0.5, 3, 0.0) for s, ns in medians.items()}
+    profile = LatencyProfile(space, environment, latencies, {})
+    assert {*profile.imprecise(0.02)} == originals
+    assert profile.imprecise(0.5) == ()

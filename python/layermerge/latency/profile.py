@@ -145,8 +145,10 @@ class LatencyProfile:
         )
 
     def imprecise(self, target_rsd: float) -> tuple[Signature, ...]:
-        """Signatures for which the time was up before they reached a precision."""
-        return tuple(s for s, m in self.convolutions.items() if m.spread > target_rsd)
+        """Signatures for which the time was up before they reached a precision they need."""
+        found = self.convolutions
+        needless = hopeless(self.space, {s: m.median_ns for s, m in found.items()})
+        return tuple(s for s, m in found.items() if m.spread > target_rsd and s not in needless)
 
     def replaced_ns(self, candidate: Candidate) -> int:
         """Latency of the original layers that a candidate replaces."""
