@@ -452,3 +452,17 @@ def test_what_is_too_slow_to_matter_need_not_be_precise():
     profile = LatencyProfile(space, environment, latencies, {})
     assert {*profile.imprecise(0.02)} == originals
     assert profile.imprecise(0.5) == ()
+
+
+@pytest.mark.parametrize(("whole_ns", "told"), [(3, "0.001 times"), (30_000, "10.00 times")])
+def test_a_doubt_says_what_may_be_the_matter(traced, whole_ns, told):
+    space = traced[2]
+    environment = Environment("eager", "1", "cpu", "", "fp32", "channels_first", 1, 1, "clock")
+    latencies = dict.fromkeys(space.signatures, Measurement(1000, 0.0, 6, 0.0))
+    whole = Measurement(whole_ns, 0.0, 6, 0.0)
+    profile = LatencyProfile(space, environment, latencies, {}, whole)
+    assert profile.original_ns == 1000 * len(space.original)
+    assert f"takes {told} the sum of its parts" in profile.doubt
+    is_slower = whole_ns > profile.original_ns
+    assert ("a backend that starts operations faster" in profile.doubt) == is_slower
+    assert ("If a table was imported, check it" in profile.doubt) != is_slower

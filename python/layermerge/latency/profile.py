@@ -129,8 +129,9 @@ class LatencyProfile:
         factor = float(self.calibration)
         if 1 / CREDIBLE_CALIBRATION <= factor <= CREDIBLE_CALIBRATION:
             return None
+        shown = f"{factor:.2f}" if factor >= 0.1 else f"{factor:.2g}"
         rough = (
-            f"the whole network takes {factor:.3g} times the sum of its parts, so that predictions "
+            f"the whole network takes {shown} times the sum of its parts, so that predictions "
             "of plans are rough: "
         )
         if factor > 1:
@@ -139,9 +140,9 @@ class LatencyProfile:
                 "a backend that starts operations faster, brings the two together"
             )
         return (
-            f"{rough}together they run faster than alone, as where a compiler fuses them, or the "
-            "latencies are of another device or network. If a table was imported, check it; else "
-            "try another backend, or measure again with --refine"
+            f"{rough}together they run faster than each alone, as very small ones do, or those "
+            "that a compiler fuses; or they are of another device or network. If a table was "
+            "imported, check it; else a larger batch, or --refine, may bring the two together"
         )
 
     def imprecise(self, target_rsd: float) -> tuple[Signature, ...]:
