@@ -393,7 +393,7 @@ def test_a_profile_is_measured_on_cuda(traced):
         ({"channels_last": "no"}, "channels_last must be True or False, got 'no'"),
         ({"refine": 1}, "refine must be True or False, got 1"),
         ({"progress": "x"}, "progress must be True or False, got 'x'"),
-        ({"device": ""}, "device must be text like 'cpu' or 'cuda:0'; got ''"),
+        ({"device": ""}, "device must be like 'cpu' or 'cuda:0'; got an empty text"),
         ({"batch": 2.0}, "batch must be a whole number, at least 1; got 2.0"),
         ({"threads": True}, "threads must be a whole number, at least 1; got True"),
     ],
@@ -401,6 +401,22 @@ def test_a_profile_is_measured_on_cuda(traced):
 def test_options_that_are_none_are_named(changed, message):
     with pytest.raises(InputError, match=re.escape(message)):
         LatencyOptions(**changed)
+
+
+def test_a_device_of_torch_is_a_device():
+    assert LatencyOptions(device=torch.device("cpu")) == LatencyOptions(device="cpu")
+
+
+def test_a_layer_that_has_two_names_is_found():
+    shared = nn.Conv2d(3, 3, 3, padding=1)
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), shared, nn.ReLU())
+    model.same = shared
+    model.eval()
+    network = trace(model, torch.zeros(1, 3, 8, 8))
+    space = enumerate_candidates(network)
+    options = LatencyOptions(max_seconds=0.2)
+    image = torch.zeros(1, 3, 8, 8)
+    assert measure_latency(model, network, space, example_inputs=image, options=options).fixed_ns
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -184,7 +184,7 @@ def import_table(
 def _captured(model: nn.Module, network: Network, example_inputs: ExampleInputs) -> fx.GraphModule:
     """Capture the model, which must have the layers of the network."""
     captured = capture(model, example_inputs, borrow_weights=True)
-    modules = dict(captured.named_modules())
+    modules = dict(captured.named_modules(remove_duplicate=False))
     for layer in network.layers:
         weight = getattr(modules.get(layer.name), "weight", None)
         channels = layer.out_channels, layer.in_channels // layer.groups

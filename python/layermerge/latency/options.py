@@ -119,8 +119,10 @@ class LatencyOptions:
             )
         if self.roofline is not None:
             check_argument("roofline", self.roofline, Roofline)
-        if self.device is not None and not (isinstance(self.device, str) and self.device):
-            raise InputError(f"device must be text like 'cpu' or 'cuda:0'; got {self.device!r}")
+        if self.device is not None:
+            object.__setattr__(self, "device", str(self.device))  # a torch.device, too
+            if not self.device:
+                raise InputError("device must be like 'cpu' or 'cuda:0'; got an empty text")
         for name in ("channels_last", "refine", "progress"):
             check_truth(name, getattr(self, name))
         assert self.precision
