@@ -97,7 +97,7 @@ class Status:
             rounds = "1 round" if self.round == 1 else f"{self.round} rounds"
             yield f"done after {rounds}: {self.certificate}"
         else:
-            left = f", at least {self.eta_s:.0f} s left" if self.seconds_each else ""
+            left = f", at least {self.eta_s:.0f} s left" if self.eta_s else ""
             yield (
                 f"round {self.round}: {self.evaluated} of {self.total} entries evaluated, "
                 f"{self.wanted} wanted now{left}"
