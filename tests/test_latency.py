@@ -482,3 +482,24 @@ def test_a_doubt_says_what_may_be_the_matter(traced, whole_ns, told):
     is_slower = whole_ns > profile.original_ns
     assert ("a backend that starts operations faster" in profile.doubt) == is_slower
     assert ("If a table was imported, check it" in profile.doubt) != is_slower
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"example_inputs": torch.zeros(0, 3, 8, 8)}, "example_inputs hold no images: give some"),
+        (
+            {"subjects": {"b": "name"}},
+            r"subjects must name each of the modules \['a'\], got \['b'\]",
+        ),
+    ],
+)
+def test_modules_are_measured_on_images_and_all_named(changed, message):
+    given = {"example_inputs": torch.zeros(1, 3, 8, 8), **changed}
+    with pytest.raises(InputError, match=message):
+        measure_modules({"a": nn.Conv2d(3, 3, 3).eval()}, **given)
+
+
+def test_what_is_deployed_is_a_module(traced):
+    with pytest.raises(InputError, match="deployed must be a Module, got str"):
+        measure(*traced, deployed="resnet")

@@ -88,6 +88,8 @@ def measure_latency(
     began = time.monotonic()
     _check_space(network, space)
     check_argument("options", options, LatencyOptions)
+    if deployed is not None:
+        check_argument("deployed", deployed, nn.Module)
     captured = _captured(model, network, example_inputs)
     inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
     example = _check_inputs(network, inputs)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
+from typing import Any
 
 from layermerge.arguments import check_argument
 from layermerge.checks import MOST, check_truth
@@ -39,8 +40,8 @@ class Roofline:
 
     def __post_init__(self) -> None:
         for name in ("peak_tflops", "bandwidth_gb_s"):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and 0 < value <= MOST):
+            value: Any = getattr(self, name)
+            if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= MOST):
                 raise InputError(
                     f"{name} must be a number greater than 0, got {shown(repr(value))}"
                 )

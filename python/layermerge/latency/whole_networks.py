@@ -55,11 +55,17 @@ def measure_modules(
         raise InputError("modules must hold at least one network")
     for name, module in modules.items():
         check_argument(f"modules[{name!r}]", module, nn.Module)
+    if subjects is not None and subjects.keys() != modules.keys():
+        raise InputError(
+            f"subjects must name each of the modules {sorted(modules)}, got {sorted(subjects)}"
+        )
     inputs = {
         name: with_batch(bind_inputs(module, example_inputs), options.batch)
         for name, module in modules.items()
     }
     example = next(v for v in next(iter(inputs.values())).values() if isinstance(v, Tensor))
+    if not len(example):
+        raise InputError("example_inputs hold no images: give some")
     with inference(options.threads), opened(study) as store:
         bench = Bench(options, example, len(example), store)
         named = subjects or {name: name for name in modules}
