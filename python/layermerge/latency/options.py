@@ -41,7 +41,8 @@ class Roofline:
     def __post_init__(self) -> None:
         for name in ("peak_tflops", "bandwidth_gb_s"):
             value: Any = getattr(self, name)
-            if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= MOST):
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not (is_number and 0 < value <= MOST):
                 raise InputError(
                     f"{name} must be a number greater than 0, got {shown(repr(value))}"
                 )
