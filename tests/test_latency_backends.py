@@ -13,12 +13,14 @@ from layermerge.candidates import CandidateSpace
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, MissingDependencyError
 from layermerge.latency import compiled, onnx_runtime
+from layermerge.latency.bench import Bench
 from layermerge.latency.measuring import measure_latency
 from layermerge.latency.onnx_parts import Framed, cut_frames
 from layermerge.latency.options import LatencyOptions, Roofline
-from layermerge.latency.placement import placement_of, with_batch
+from layermerge.latency.placement import inference, placement_of, with_batch
 from layermerge.latency.programs import as_graph, positional
 from layermerge.latency.whole_networks import measure_modules
+from layermerge.store import Study
 from layermerge.tracing import trace
 from networks import relative_error
 
@@ -177,6 +179,19 @@ def test_compile_measures_everything(small, monkeypatch):
     monkeypatch.setattr(compiled.Compiled, "copies", 2)
     found = profile(small, backend="compile")
     assert_complete(found, small[2])
+
+
+@pytest.mark.parametrize(("limit_ns", "copies"), [(0.0, 1), (1e12, 4)])
+def test_compiled_parts_that_take_long_run_once(monkeypatch, limit_ns, copies):
+    monkeypatch.setattr(compiled.Compiled, "repeated_below_ns", limit_ns)
+    monkeypatch.setattr(compiled.Compiled, "prepare", lambda self, module, inputs: module)
+    image = torch.zeros(1, 4, 8, 8)
+    options = LatencyOptions(backend="compile", threads=1)
+    with inference(1), Study() as study:
+        bench = Bench(options, image, 1, study)
+        unit = bench.operation(lambda: torch.nn.Conv2d(4, 4, 3), lambda: (image,))
+    convolutions = [m for m in unit.call.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert unit.copies == len(convolutions) == copies
 
 
 @pytest.mark.parametrize("backend", ["cuda-graphs", "tensorrt"])

@@ -6,6 +6,7 @@ operations that torch would dispatch are counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ class Analytic:
     """The roofline model of a device, from its two constants."""
 
     copies = 1
+    repeated_below_ns = math.inf
 
     def __init__(self, options: LatencyOptions, placement: Placement) -> None:
         assert options.roofline is not None

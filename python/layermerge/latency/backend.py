@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -28,12 +29,16 @@ class Backend(Protocol):
     copies : int
         How often a unit is repeated within one program, where starting a program costs more
         than the operations within it.
+    repeated_below_ns : float
+        A unit that takes longer on PyTorch runs once: next to it the start of a program is little,
+        and several copies find warmer caches than one does in a network.
     timer : Timer
     """
 
     version: str
     device: str
     copies: int
+    repeated_below_ns: float
     timer: Timer
 
     def prepare(self, module: nn.Module, inputs: tuple[Any, ...]) -> Call:
@@ -92,6 +97,7 @@ class TorchBackend:
     """What the backends that torch runs on its own devices share."""
 
     copies = 1
+    repeated_below_ns = math.inf
 
     def __init__(self, options: LatencyOptions, placement: Placement) -> None:
         self.version = f"torch {torch.__version__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -57,12 +58,20 @@ class Bench:
     ) -> Unit:
         """A unit of one operation of a network, repeated as often as the backend asks."""
         with torch.device(self.placement.device):
-            modules = [make() for _ in range(self.backend.copies)]
-        placed = [self.placement.move(module.eval()) for module in modules]
-        values = inputs()
-        program = placed[0] if len(placed) == 1 else as_graph(placed, len(values))
+            first = self.placement.move(make().eval())
+            values = inputs()
+            copies = self._copies(first, values)
+            others = [self.placement.move(make().eval()) for _ in range(copies - 1)]
+        program = as_graph([first, *others], len(values)) if others else first
         call, read = self.backend.prepare_part(program, values)
-        return Unit(call, self.backend.copies, _writer(read))
+        return Unit(call, copies, _writer(read))
+
+    def _copies(self, program: nn.Module, values: tuple[Any, ...]) -> int:
+        """How many of a unit make a program: fewer than the backend asks for if it takes long."""
+        if self.backend.copies == 1 or math.isinf(self.backend.repeated_below_ns):
+            return self.backend.copies
+        _, taken_ns = self.backend.timer.time([partial(program, *values)] * 2)
+        return 1 if taken_ns > self.backend.repeated_below_ns else self.backend.copies
 
     def network(self, module: nn.Module, inputs: Mapping[str, Any]) -> Unit:
         """A unit of a whole network."""

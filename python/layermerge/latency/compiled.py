@@ -13,12 +13,14 @@ from layermerge.latency.programs import as_graph
 from layermerge.latency.rotation import Call
 
 COPIES = 4
+REPEATED_BELOW_NS = 1e6
 
 
 class Compiled(TorchBackend):
     """`torch.compile` with its default settings, for fixed shapes."""
 
     copies = COPIES
+    repeated_below_ns = REPEATED_BELOW_NS
 
     def prepare(self, module: nn.Module, inputs: tuple[Any, ...]) -> Call:
         """A call of the module, after the one that compiles it.

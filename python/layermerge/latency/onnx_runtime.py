@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ class OnnxRuntime:
     """Models exported through `torch.export`, with all of ONNX Runtime's optimisations."""
 
     copies = COPIES
+    repeated_below_ns = math.inf
 
     def __init__(self, options: LatencyOptions, placement: Placement) -> None:
         try:
