@@ -131,3 +131,23 @@ def test_results_are_printed_even_if_the_plot_fails(model, capsys, tmp_path, mon
     captured = capsys.readouterr()
     assert "Predicted against measured" in captured.out
     assert "f.png: No space left on device" in captured.err
+
+
+def test_a_table_is_not_written_where_it_cannot_be(model, capsys, tmp_path):
+    study = tmp_path / "run.csv"
+    export = ["table", "export", model]
+    assert main([*export, str(study), f"--study={study}", *ANALYTIC]) == 2
+    assert "run.csv is the study: name the table otherwise" in capsys.readouterr().err
+    missing = tmp_path / "none" / "T.csv"
+    assert main([*export, str(missing), f"--study={study}", *ANALYTIC]) == 2
+    assert "name a file in a folder that exists" in capsys.readouterr().err
+    assert not study.exists()  # nothing was measured
+
+
+def test_what_cannot_be_merged_has_a_profile_without_plans(capsys, caplog, tmp_path):
+    (tmp_path / "one.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Conv2d(3, 4, 1)).eval()\n"
+    )
+    assert main(["profile", f"{tmp_path / 'one.py'}:make", *ANALYTIC]) == 0
+    assert "original network: parts" in capsys.readouterr().out
+    assert "no layer of this network can be merged: there are no plans" in caplog.text

@@ -236,6 +236,8 @@ def test_damaged_origins_of_tables(tmp_path):
         "network": "0123456789abcdef",
         "barriers": {"pool": measured, "fc": measured},
         "end_to_end": measured,
+        "deployed": "base",
+        "activations": ["relu"],
         "table_sha256": "0" * 64,
     }
     write_document(path, "table-origin", SCHEMA_VERSION, values)

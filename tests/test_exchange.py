@@ -54,7 +54,7 @@ def test_a_table_that_is_imported_is_not_measured_again(traced, tmp_path, name):
     write_profile(profile, tmp_path / name)
     bring(tmp_path / name, traced, tmp_path / "run.db")
     again = measure(traced, study=tmp_path / "run.db")
-    assert again.effort.num_known == again.effort.num_units + 1  # the whole network, too
+    assert again.effort.num_known == again.effort.num_units > len(again.convolutions)
     assert {c.key: again.of(c) for c in traced[2].candidates} == {
         c.key: profile.of(c) for c in traced[2].candidates
     }
@@ -324,3 +324,58 @@ def test_an_export_that_fails_leaves_the_table_of_before(traced, tmp_path, monke
         write_profile(profile, tmp_path / "T.csv")
     assert (tmp_path / "T.csv").read_bytes() == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["T.csv", "T.csv.origin.json"]
+
+
+def test_entries_that_disagree_are_told(traced, tmp_path, caplog):
+    path = tmp_path / "T.csv"
+    write_profile(measure(traced), path)
+    table = read_latency(path)
+    places = {(c.signature, c.start, c.end) for c in traced[2].candidates}
+    shared = Counter(signature for signature, _, _ in places)
+    candidate = next(c for c in traced[2].candidates if shared[c.signature] > 1)
+    segment = candidate.start, candidate.end, *candidate.kernel_size
+    row = next(r for r, key in enumerate(table.entries.keys()) if key[:4] == segment)
+    latency_ns = table.latency_ns.copy()
+    latency_ns[row] *= 3
+    write_latency(replace(table, latency_ns=latency_ns), path)
+    with Study() as study, pytest.raises(InputError, match="it was changed since"):
+        bring(path, traced, study)
+    with Study() as study:
+        bring(path, traced, study, allow_foreign=True)
+    assert "1 convolutions with entries that compute the same and take up to 3.00 times" in (
+        caplog.text
+    )
+
+
+def test_a_table_with_other_activations_behind_segments_is_foreign(tmp_path):
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 3, padding=1),
+        torch.nn.Conv2d(4, 4, 3, padding=1),
+    ).eval()
+    network = trace(model, IMAGE)
+    plain, bounded = (
+        (model, network, enumerate_candidates(network, boundary_activation=added))
+        for added in (False, True)
+    )
+    assert plain[2].signatures != bounded[2].signatures
+    path = tmp_path / "T.csv"
+    write_profile(measure(bounded), path)
+    with Study() as study, pytest.raises(InputError, match=r"relu is added .* and nothing here"):
+        bring(path, plain, study)
+    with Study() as study:
+        assert bring(path, bounded, study) == len(bounded[2].signatures)
+
+
+def test_a_table_is_not_imported_into_memory_that_ends(traced, tmp_path):
+    write_profile(measure(traced), tmp_path / "T.csv")
+    for study in (None, ":memory:"):
+        with pytest.raises(InputError, match="study must be a file, or a Study"):
+            bring(tmp_path / "T.csv", traced, study)
+
+
+@pytest.mark.parametrize("name", ["replace", "allow_foreign"])
+def test_a_choice_is_true_or_false(traced, tmp_path, name):
+    with pytest.raises(InputError, match=f"{name} must be True or False, got 'no'"):
+        bring(tmp_path / "T.csv", traced, None, **{name: "no"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from fractions import Fraction
 
 import pytest
 import torch
@@ -309,3 +310,18 @@ def test_options_that_do_not_fit_are_refused(options, message):
 def test_device_constants_are_positive(name, value):
     with pytest.raises(InputError, match=f"{name} must be a number greater than 0, got {value}"):
         Roofline(**{"peak_tflops": 1.0, "bandwidth_gb_s": 1.0, name: value})
+
+
+@pytest.mark.parametrize("value", [1e-30, 1e300])
+def test_device_constants_are_those_of_a_device(value):
+    with pytest.raises(InputError, match=r"peak_tflops must be from 1e-06 to 1e\+12"):
+        Roofline(value, 1.0)
+
+
+def test_device_constants_may_be_fractions_and_are_told_apart():
+    roofline = Roofline(Fraction(1, 3), 1)
+    assert roofline == Roofline(1 / 3, 1.0)
+    with pytest.raises(InputError, match="flops must be a finite number of at least 0, got -1"):
+        roofline.latency_ns(-1, 1)
+    with pytest.raises(InputError, match="max_seconds must be at most"):
+        LatencyOptions(max_seconds=10**400)

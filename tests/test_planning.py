@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -243,3 +244,15 @@ def test_a_budget_above_the_original_latency_is_refused():
 def test_the_original_latency_is_a_whole_number():
     with pytest.raises(InputError, match="original_ns must be a whole number of nanoseconds"):
         Budget(fraction=0.5).resolve(None)
+
+
+@pytest.mark.parametrize("value", [True, 1e300])
+def test_a_budget_that_is_none_is_named(value):
+    with pytest.raises(InputError, match="latency_ms must be"):
+        Budget(latency_ms=value)
+
+
+def test_a_budget_may_be_a_fraction():
+    assert str(Budget(fraction=Fraction(1, 2))) == "50% of the original latency"
+    assert str(Budget(speedup=Fraction(3, 2))) == "a speed-up of 1.5"
+    assert Budget(fraction=Fraction(1, 3)).resolve(300) == 100

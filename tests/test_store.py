@@ -273,3 +273,11 @@ def test_a_study_without_a_readable_version_is_damaged(tmp_path, damage):
 def test_what_is_no_path_is_refused(path):
     with pytest.raises(InputError, match="study must be a Study or the path of one, got"):
         Study(path)
+
+
+def test_a_study_that_is_deleted_while_in_use_is_told(tmp_path):
+    path = tmp_path / "run.db"
+    with Study(path) as study:
+        path.unlink()
+        with pytest.raises(InputError, match="was deleted while in use"):
+            study.add_measurements("cpu", {"a": Measurement(1, 0.0, 1, 0.0)})

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from layermerge.errors import InputError
+from layermerge.whole_files import replacing
 
 _VERSION = 2
 EVERY_SECONDS = 30.0
@@ -42,11 +43,10 @@ class Checkpoint:
     def write(self, state: Mapping[str, Any]) -> None:
         """Replace the state on disk; a process that dies meanwhile leaves the old one whole."""
         assert self.path is not None
-        unfinished = self.path.with_name(self.path.name + ".unfinished")
         document = {"layermerge_checkpoint": _VERSION, "identity": self.identity, **state}
         try:
-            torch.save(document, unfinished)
-            unfinished.replace(self.path)
+            with replacing(self.path) as unfinished:
+                torch.save(document, unfinished)
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"checkpoint {self.path} cannot be written: {error}. Check that you may write "

@@ -11,6 +11,7 @@ MOST = 1e20
 """In absolute value: beyond what is counted here, and far from where floats overflow."""
 
 MAX_SEED = 2**32 - 1
+"""The largest seed that NumPy's generator takes."""
 
 
 def check_numbers(owner: object, *names: str, least: float = -math.inf) -> None:

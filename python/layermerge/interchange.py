@@ -29,6 +29,7 @@ from layermerge.probing import probe
 from layermerge.rewriting import example_tensors, rewriting_of
 from layermerge.source_files import brief
 from layermerge.verification import relative_difference, tolerance_of
+from layermerge.whole_files import replacing
 
 BATCH = "batch"
 MOST_ONNX_BYTES = 2**31 - 2**20
@@ -278,9 +279,8 @@ def _write_checked(
         raise InputError(f"{path} cannot be written: it is a folder; name a file in it")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path} cannot be written: name a file in a folder that exists")
-    unfinished = path.with_name(f".unfinished.{path.name}")
     most = tolerance_of(subject.module) if tolerance is None else tolerance
-    try:
+    with replacing(path) as unfinished:
         try:
             with quietly():
                 write(unfinished)
@@ -298,9 +298,6 @@ def _write_checked(
                 f"outputs differ by {error:.1e} of the largest one, expected at most {most:.0e}. "
                 f"It was not written. {advice}"
             )
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return Exported(path, runtime, error, subject.batch_sizes, subject.inputs)
 
 

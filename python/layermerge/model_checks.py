@@ -98,9 +98,29 @@ def _check_weights(model: nn.Module) -> None:
     for name, weight in model.named_parameters():
         if not weight.is_meta and not torch.isfinite(weight).all():
             raise InputError(
-                f"the parameter {name!r} of the model holds NaN or infinite values: load weights "
-                "of a training that did not diverge"
+                f"the parameter {name!r} of the model holds NaN or infinite values: {_ADVICE}"
             )
+    for name, module in model.named_modules():
+        if (bad := not_finite_statistics(module)) is not None:
+            raise InputError(
+                f"the batch norm {name!r} of the model holds NaN or infinite values in its {bad}: "
+                f"{_ADVICE}"
+            )
+
+
+_ADVICE = "load weights of a training that did not diverge"
+
+
+@torch.no_grad()
+def not_finite_statistics(module: nn.Module) -> str | None:
+    """Which statistics of a batch norm hold NaN or infinite values."""
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return None
+    for name in ("running_mean", "running_var"):
+        values = getattr(module, name)
+        if values is not None and not values.is_meta and not torch.isfinite(values).all():
+            return name
+    return None
 
 
 def check_evaluation_mode(model: nn.Module) -> None:
@@ -111,7 +131,7 @@ def check_evaluation_mode(model: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise InputError(
                 f"batch norm {name!r} of the model is in training mode, in which it normalises by "
-                "the batch and cannot be merged: call model.eval() first"
+                "the batch: call model.eval() first"
             )
         if isinstance(module, nn.modules.dropout._DropoutNd):
             raise InputError(

@@ -32,7 +32,6 @@ from layermerge.importance.estimators import (
 from layermerge.importance.proxies import ClosedForm
 from layermerge.importance.scores import name_of
 from layermerge.importance.search import searching
-from layermerge.latency.environment import Environment
 from layermerge.latency.measuring import measure_latency
 from layermerge.latency.profile import LatencyProfile
 from layermerge.latency.whole_networks import measure_modules
@@ -169,9 +168,7 @@ def compress(
             with stages.timed("importance"):
                 planner.plan(budget.resolve(predict_original_ns(profile)))
             with stages.timed("plan"):
-                measure = partial(
-                    _measure_plan, model, base, example_inputs, profile.environment, store, options
-                )
+                measure = partial(_measure_plan, model, base, example_inputs, store, options)
                 plan = plan_within_budget(
                     profile, planner.plan, budget, measure, margin=options.latency.target_rsd
                 )
@@ -219,7 +216,6 @@ def _measure_plan(
     model: nn.Module,
     base: nn.Module,
     example_inputs: ExampleInputs,
-    environment: Environment,
     study: Study,
     options: Options,
     plan: Plan,
@@ -229,9 +225,6 @@ def _measure_plan(
         BASE: f"base beside plan {plan.fingerprint}",
         COMPRESSED: f"plan {plan.fingerprint}",
     }
-    known = study.measurements(environment.fingerprint)
-    if all(subject in known for subject in subjects.values()):
-        return Comparison(known[subjects[BASE]], known[subjects[COMPRESSED]])
     candidate = merge_unverified(rewrite(model, plan))
     measured = _compare(base, candidate, example_inputs, study, options, subjects)
     return Comparison(measured[BASE], measured[COMPRESSED])

@@ -58,9 +58,11 @@ class Budget:
                 f"give one of latency_ms, fraction and speedup as the budget; got {given or 'none'}"
             )
         ((name, value),) = given.items()
-        is_number = isinstance(value, (Real, Decimal))
+        is_number = isinstance(value, (Real, Decimal)) and not isinstance(value, bool)
         if not (is_number and 0 < value < math.inf):
             raise InputError(f"{name} must be a number greater than 0, got {value!r}")
+        if name == "latency_ms" and value > MAX_NS / 1e6:
+            raise InputError(f"latency_ms must be below {MAX_NS / 1e6:.2g}, got {float(value):.2g}")
         if name == "fraction" and value > 1:
             raise InputError(
                 f"fraction must be a part of the original latency, such as 0.6, got {value!r}"
@@ -88,10 +90,11 @@ class Budget:
 
     def __str__(self) -> str:
         if self.latency_ms is not None:
-            return f"{self.latency_ms:g} ms"
+            return f"{float(self.latency_ms):g} ms"
         if self.fraction is not None:
-            return f"{self.fraction:.0%} of the original latency"
-        return f"a speed-up of {self.speedup:g}"
+            return f"{float(self.fraction):.0%} of the original latency"
+        assert self.speedup is not None
+        return f"a speed-up of {float(self.speedup):g}"
 
 
 def tabulate(

@@ -27,6 +27,7 @@ from layermerge.typed import check_types
 T = TypeVar("T")
 
 BUSY_SECONDS = 60.0
+MEMORY = ":memory:"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,12 @@ class Study:
         The file; made when it does not exist. Without it the study lives in memory and ends with
         the process.
 
+    Attributes
+    ----------
+    path : str
+    claims : Claims
+        What this process does, so that others need not.
+
     Raises
     ------
     InputError
@@ -109,7 +116,7 @@ class Study:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         if path is not None and (not isinstance(path, (str, os.PathLike)) or not os.fspath(path)):
             raise InputError(f"study must be a Study or the path of one, got {path!r}")
-        self.path = ":memory:" if path is None else os.fspath(path)
+        self.path = MEMORY if path is None else os.fspath(path)
         self.claims = Claims(self.path)
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise InputError(
@@ -301,6 +308,8 @@ class Study:
             return self._connection.execute(statement, values).fetchall()
 
     def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        if self.path != MEMORY and not Path(self.path).exists():
+            raise InputError(f"study {self.path} was deleted while in use: start again")
         with self._explained():
             self._connection.execute("BEGIN IMMEDIATE")
             with self._connection:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file; a process that dies meanwhile leaves the one before, or none.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to for the time of a block, whose file then takes the place of another.
 
-    What is no regular file, such as a pipe, is written to as it is.
+    A block that raises leaves nothing behind, and a process that dies the file of before, or none.
+    """
+    file = path.resolve()  # a link stays one
+    unfinished = file.with_name(f".unfinished.{file.name}")
+    try:
+        yield unfinished
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file by `replacing` it; what is no regular file, such as a pipe, as it is.
 
     Raises
     ------
     OSError
-        If it cannot be written; nothing is left behind.
+        If it cannot be written.
     """
-    file = path.resolve()  # a link stays one
-    if file.exists() and not file.is_file():
-        file.write_bytes(content)
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
         return
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    try:
+    with replacing(path) as unfinished:
         unfinished.write_bytes(content)
-        unfinished.replace(file)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from layermerge.search_space import SearchSpace
 
 
-"""The largest seed that NumPy's generator takes."""
-
-
 def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Add the model, its weights and its input."""
     parser.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from layermerge.latency.options import LatencyOptions
     from layermerge.latency.profile import LatencyProfile
     from layermerge.network import Network
+
+_log = logging.getLogger(__name__)
 
 IF_INTERRUPTED = ": with --study, the same command goes on where it was"
 SUMMARY = "Measure what a model's candidates and fixed parts cost, and check the predictions."
@@ -97,12 +100,18 @@ class Subject:
 
     def fidelity(
         self, profile: LatencyProfile, options: LatencyOptions, arguments: argparse.Namespace
-    ) -> Fidelity:
-        """Measure the whole network, and random plans."""
+    ) -> Fidelity | None:
+        """Measure the whole network, and random plans; None if there are none to try."""
         from layermerge.latency.fidelity import measured_part, random_plans
         from layermerge.latency.trials import try_plans
 
-        plans = random_plans(measured_part(profile), arguments.plans, arguments.seed)
+        space = measured_part(profile)
+        if not arguments.plans:
+            return None
+        if all(candidate.is_original for candidate in space.candidates):
+            _log.warning("no layer of this network can be merged: there are no plans to try")
+            return None
+        plans = random_plans(space, arguments.plans, arguments.seed)
         return try_plans(
             self.model,
             self.base,
@@ -140,7 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
     announce_stages()
     subject, options = load_subject(arguments), latency_options(arguments)
     profile = subject.profile(options, arguments.study)
-    fidelity = subject.fidelity(profile, options, arguments) if arguments.plans else None
+    fidelity = subject.fidelity(profile, options, arguments)
     document = _document(profile, fidelity, options.target_rsd)
     if arguments.json:
         print(json.dumps(document, allow_nan=False))

@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export or import."""
-    if arguments.action == "export" and Path(arguments.table).suffix not in ENDINGS:
-        raise InputError(f"{arguments.table} must end in {' or '.join(ENDINGS)}: name the table so")
+    if arguments.action == "export":
+        _check_path(Path(arguments.table), Path(arguments.study))
     subject, options = load_subject(arguments), latency_options(arguments)
     done = _export if arguments.action == "export" else _import
     count, text = done(arguments, subject, options)
@@ -58,6 +58,18 @@ def run(arguments: argparse.Namespace) -> int:
         text = json.dumps(found)
     print(text)
     return 0
+
+
+def _check_path(table: Path, study: Path) -> None:
+    """Refuse where a table cannot be written before anything is measured for it."""
+    if table.suffix not in ENDINGS:
+        raise InputError(
+            f"{table} must end in {' or '.join(ENDINGS)}: name the table so, like T{ENDINGS[0]}"
+        )
+    if not table.absolute().parent.is_dir():
+        raise InputError(f"{table} cannot be written: name a file in a folder that exists")
+    if table.resolve() == study.resolve():
+        raise InputError(f"{table} is the study: name the table otherwise, or it would replace it")
 
 
 def _export(
@@ -90,6 +102,6 @@ def _import(
     )
     total = len(subject.space.signatures)
     return count, (
-        f"latencies of {count} of {total} distinct convolutions are in {arguments.study}"
-        + ("; the others will be measured" if count < total else "")
+        f"{arguments.table} has latencies of {count} of {total} distinct convolutions; what "
+        f"{arguments.study} lacks will be measured"
     )

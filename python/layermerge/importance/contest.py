@@ -20,6 +20,7 @@ from layermerge.importance.scores import Objective
 from layermerge.store import Score
 
 MIN_SCALE, LARGEST_EXPONENT = 1e-9, 500.0
+"""Of the score that changes are divided by, and of what their exponential is taken: no overflow."""
 
 SUM = "delta"
 """The objective under which a plan's importance is the predicted change of its score."""
@@ -47,8 +48,7 @@ def _exponential(delta: NDArray[np.float64], base: float) -> NDArray[np.float64]
 def disciplines(objective: Objective) -> tuple[Discipline, ...]:
     """All of them, the first of all candidates under the objective itself."""
     second = SUM if objective != SUM else _exponential
-    objectives = dict.fromkeys((objective, second))
-    return tuple(Discipline(method, each) for method in METHODS for each in objectives)
+    return tuple(Discipline(method, each) for method in METHODS for each in (objective, second))
 
 
 def winner(contenders: Sequence[Combination], scores: Mapping[str, Score]) -> Combination:

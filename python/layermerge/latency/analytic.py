@@ -59,8 +59,8 @@ class Analytic:
         self.timer = EstimateTimer()
         self._roofline = options.roofline
         self.device = (
-            f"roofline {options.roofline.peak_tflops:g} TFLOP/s, "
-            f"{options.roofline.bandwidth_gb_s:g} GB/s"
+            f"roofline {options.roofline.peak_tflops:.15g} TFLOP/s, "
+            f"{options.roofline.bandwidth_gb_s:.15g} GB/s"
         )
 
     def prepare(self, module: nn.Module, inputs: tuple[Any, ...]) -> Call:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layermerge.errors import LayerMergeError
+from layermerge.errors import InputError, LayerMergeError
 from layermerge.latency.backend import environment_of, make_backend
 from layermerge.latency.options import LatencyOptions
 from layermerge.latency.placement import placement_of
@@ -68,7 +68,7 @@ class Bench:
 
     def _copies(self, program: nn.Module, values: tuple[Any, ...]) -> int:
         """How many of a unit make a program: fewer than the backend asks for if it takes long."""
-        if self.backend.copies == 1 or math.isinf(self.backend.repeated_below_ns):
+        if math.isinf(self.backend.repeated_below_ns):
             return self.backend.copies
         _, taken_ns = self.backend.timer.time([partial(program, *values)] * 2)
         return 1 if taken_ns > self.backend.repeated_below_ns else self.backend.copies
@@ -135,18 +135,28 @@ class Bench:
             )
         if keeps:
             unfinished.forget()
-        results = known | outcome.measurements
+        results = known | outcome.measurements | (self._held(outcome.measurements) if keeps else {})
         ordered = {subject: results[subject] for subject in builders if subject in results}
         failures |= outcome.failures
         return replace(outcome, measurements=ordered, failures=failures), len(known)
 
     def _known(self, subjects: Iterable[str]) -> dict[str, Measurement]:
         """What the study holds of them, and need not be measured again."""
+        held = self._held(subjects)
+        return {s: m for s, m in held.items() if not self.options.refine or self._is_precise(m)}
+
+    def _held(self, subjects: Iterable[str]) -> dict[str, Measurement]:
         held = self.study.measurements(self.environment.fingerprint)
-        known = {subject: held[subject] for subject in subjects if subject in held}
-        if not self.options.refine:
-            return known
-        return {s: m for s, m in known.items() if m.spread <= self.options.target_rsd}
+        found = {subject: held[subject] for subject in subjects if subject in held}
+        if nothing := [subject for subject, m in found.items() if not m.median_ns]:
+            raise InputError(
+                f"study {self.study.path} is damaged: {nothing[0]} takes 0 ns; delete it and start "
+                "again"
+            )
+        return found
+
+    def _is_precise(self, measurement: Measurement) -> bool:
+        return measurement.spread <= self.options.target_rsd
 
     def _empty(self) -> Call | None:
         """A program that does nothing. On a GPU there is none: its queue hides what calls cost."""
@@ -155,7 +165,14 @@ class Bench:
         return self.backend.prepare(_Nothing().eval(), (torch.zeros(1),))
 
     def _keep(self, final: dict[str, Measurement]) -> None:
-        self.study.add_measurements(self.environment.fingerprint, final)
+        """Keep results, but none in place of a more precise one."""
+        held = self._held(final) if self.options.refine else {}
+        better = {
+            s: m
+            for s, m in final.items()
+            if s not in held or self._is_precise(m) or m.spread < held[s].spread
+        }
+        self.study.add_measurements(self.environment.fingerprint, better)
 
     def _sentinel(self) -> Sentinel:
         """A sentinel whose baseline is that of the first run of the study in this environment."""

@@ -20,14 +20,15 @@ from layermerge.documents import read_document, write_document
 from layermerge.errors import InputError, shown
 from layermerge.latency.environment import Environment
 from layermerge.latency.profile import LatencyProfile
-from layermerge.network import Network
 from layermerge.planning import tabulate_latency
 from layermerge.store import Measurement
 from layermerge.table_files import read_latency, write_latency
 from layermerge.tables import Key, LatencyTable
 from layermerge.typed import check_types
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+NOTABLE_DISAGREEMENT = 1.1
+"""Ratio of two latencies of one convolution from which it is told."""
 MAX_DISAGREEMENT = 100.0
 """Ratio of two latencies of one convolution from which they cannot be in the same unit."""
 
@@ -46,6 +47,10 @@ class Origin:
     barriers : dict of str to Measurement
         The fixed parts, by graph node.
     end_to_end : Measurement or None
+    deployed : str
+        Name of what was measured end to end, in a study.
+    activations : tuple of str
+        Kinds that are added behind merged segments.
     table_sha256 : str
         Of the table's file: one that was edited since is no longer what was measured.
     """
@@ -54,6 +59,8 @@ class Origin:
     network: str
     barriers: dict[str, Measurement]
     end_to_end: Measurement | None
+    deployed: str
+    activations: tuple[str, ...]
     table_sha256: str
 
 
@@ -82,6 +89,8 @@ def write_profile(profile: LatencyProfile, path: str | Path) -> int:
         profile.space.network.fingerprint,
         dict(profile.barriers),
         profile.end_to_end,
+        profile.deployed,
+        _added_activations(profile.space),
         _sha256(path),
     )
     write_document(origin_path(path), "table-origin", SCHEMA_VERSION, asdict(origin))
@@ -100,7 +109,7 @@ def check_origin(
     path: str | Path,
     origin: Origin | None,
     here: Environment,
-    network: Network,
+    space: CandidateSpace,
     *,
     allow_foreign: bool,
 ) -> None:
@@ -117,10 +126,15 @@ def check_origin(
         what = f"it was measured elsewhere than here: {difference}"
     elif origin.table_sha256 != _sha256(path):
         what = "it was changed since it was written: it is not what was measured"
-    elif origin.network != network.fingerprint:
+    elif origin.network != space.network.fingerprint:
         what = (
             "it is of another network, input shape or choice of what may be removed (fingerprint "
-            f"{origin.network} instead of {network.fingerprint})"
+            f"{origin.network} instead of {space.network.fingerprint})"
+        )
+    elif origin.activations != (added := _added_activations(space)):
+        what = (
+            f"{' and '.join(origin.activations) or 'nothing'} is added behind its merged segments, "
+            f"and {' and '.join(added) or 'nothing'} here: give the same --boundary-activation"
         )
     else:
         return
@@ -152,26 +166,41 @@ def signature_latencies(
     found: dict[Signature, list[Measurement]] = {}
     for candidate, measurement in _matched(table, space.candidates):
         tail_ns = sum(barriers[name].median_ns for name in candidate.tail if name in barriers)
-        alone = replace(measurement, median_ns=max(1, measurement.median_ns - tail_ns))
-        found.setdefault(candidate.signature, []).append(alone if tail_ns else measurement)
+        if tail_ns:
+            measurement = replace(measurement, median_ns=max(1, measurement.median_ns - tail_ns))
+        found.setdefault(candidate.signature, []).append(measurement)
     if not found:
         raise InputError(
             f"{path} has no entry that is a candidate of {space.network.name}, which has "
             f"{space.network.num_layers} layers: give the table of this network"
         )
-    for signature, measurements in found.items():
-        _check_unit(path, signature, [m.median_ns for m in measurements])
+    ratios = [_check_unit(path, s, [m.median_ns for m in each]) for s, each in found.items()]
+    num_apart = sum(ratio > NOTABLE_DISAGREEMENT for ratio in ratios)
+    if num_apart:
+        _log.warning(
+            "%s has %d convolutions with entries that compute the same and take up to %.2f times "
+            "as long as each other: the median of each counts",
+            path,
+            num_apart,
+            max(ratios),
+        )
     return {signature: _middle(measurements) for signature, measurements in found.items()}
 
 
-def _check_unit(path: str | Path, signature: Signature, latencies_ns: list[int]) -> None:
-    """Refuse latencies of one convolution that no noise explains."""
+def _added_activations(space: CandidateSpace) -> tuple[str, ...]:
+    return tuple(sorted({c.activation for c in space.candidates if c.activation}))
+
+
+def _check_unit(path: str | Path, signature: Signature, latencies_ns: list[int]) -> float:
+    """Refuse latencies of one convolution that no noise explains; return how far they are apart."""
     least, most = min(latencies_ns), max(latencies_ns)
-    if most > MAX_DISAGREEMENT * max(1, least):
+    ratio = most / max(1, least)
+    if ratio > MAX_DISAGREEMENT:
         raise InputError(
             f"{path} has entries that compute the same ({signature}) and take {least / 1e6:g} ms "
             f"and {most / 1e6:g} ms: is all of it in milliseconds?"
         )
+    return ratio
 
 
 def _matched(
@@ -203,20 +232,22 @@ def _parse(document: Mapping[str, Any]) -> Origin:
         Environment(**document["environment"]),
         document["network"],
         {name: _measurement(values) for name, values in document["barriers"].items()},
-        None if whole is None else _measurement(whole),
+        None if whole is None else _measurement(whole, least_ns=1),
+        document["deployed"],
+        tuple(document["activations"]),
         document["table_sha256"],
     )
     check_types(origin)
     return origin
 
 
-def _measurement(values: Mapping[str, Any]) -> Measurement:
+def _measurement(values: Mapping[str, Any], least_ns: int = 0) -> Measurement:
     measurement = Measurement(**values)
     are_numbers = all(isinstance(value, (int, float)) for value in vars(measurement).values())
-    if not (are_numbers and measurement.is_possible):
+    if not (are_numbers and measurement.is_possible and measurement.median_ns >= least_ns):
         raise ValueError(
-            "a measurement must be of numbers that are at least 0, and below 2^63 nanoseconds, got "
-            f"{shown(repr(measurement))}"
+            f"a measurement must be of numbers that are at least 0, its median at least {least_ns} "
+            f"and below 2^63 nanoseconds, got {shown(repr(measurement))}"
         )
     return measurement
 

@@ -57,7 +57,8 @@ class Fidelity:
     trials : tuple of Trial
         The original network first.
     calibration : float
-        Measured over predicted latency of the original network.
+        By which the profile's predictions are multiplied: measured over predicted latency of the
+        original network, from before the trials.
     """
 
     trials: tuple[Trial, ...]
@@ -65,12 +66,12 @@ class Fidelity:
 
     @cached_property
     def raw_errors(self) -> tuple[float, ...]:
-        """Absolute relative error of each sum of parts."""
-        return tuple(abs(trial.error()) for trial in self.trials)
+        """Absolute relative error of the sum of parts of each plan."""
+        return tuple(abs(trial.error()) for trial in self.trials[1:])
 
     @cached_property
     def errors(self) -> tuple[float, ...]:
-        """Absolute relative error of each calibrated prediction but the one that calibrates."""
+        """Absolute relative error of the calibrated prediction of each plan."""
         return tuple(abs(trial.error(self.calibration)) for trial in self.trials[1:])
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from layermerge.arguments import check_argument
 from layermerge.candidates import CandidateSpace
+from layermerge.checks import check_truth
 from layermerge.errors import InputError, LayerMergeError, MeasurementError
 from layermerge.graph import ExampleInputs, bind_inputs, capture, graph_arguments
 from layermerge.latency.bench import Bench, Builder
@@ -30,10 +31,10 @@ from layermerge.latency.units import (
     barrier_units,
     is_free,
     subject_of,
-    subject_of_network,
+    subject_of_whole,
 )
 from layermerge.network import Network
-from layermerge.store import Measurement, StudyLike, opened
+from layermerge.store import MEMORY, Measurement, StudyLike, opened
 
 _log = logging.getLogger(__name__)
 
@@ -97,11 +98,13 @@ def measure_latency(
         bench = Bench(options, example, len(example), store)
         barriers = _barriers(bench, captured, network, inputs)
         builders = _builders(bench, space, barriers, len(example))
+        whole = None
         if deployed is not None:
-            builders[subject_of_network(network)] = partial(bench.network, deployed, inputs)
+            whole = subject_of_whole(f"deployed {network.fingerprint}", deployed, inputs)
+            builders[whole] = partial(bench.network, deployed, inputs)
         outcome, num_known = bench.measure(builders, partial(_hopeless, space))
-    _check_original(space, barriers, outcome)
-    profile = _profile(space, bench.environment, barriers, outcome, num_known, began)
+    _check_original(space, barriers, whole, outcome)
+    profile = _profile(space, bench.environment, barriers, whole, outcome, num_known, began)
     if profile.doubt:
         _log.warning("%s", profile.doubt)
     return profile
@@ -138,7 +141,7 @@ def import_table(
     Returns
     -------
     int
-        Number of distinct signatures that have a latency now.
+        Number of distinct signatures that the table has a latency for.
 
     Raises
     ------
@@ -147,6 +150,8 @@ def import_table(
     """
     _check_space(network, space)
     check_argument("options", options, LatencyOptions)
+    for name, value in (("allow_foreign", allow_foreign), ("replace", replace)):
+        check_truth(name, value)
     captured = _captured(model, network, example_inputs)
     inputs = with_batch(bind_inputs(model, example_inputs), options.batch)
     example = _check_inputs(network, inputs)
@@ -155,10 +160,12 @@ def import_table(
     for signature, measurement in latencies.items():
         if not (measurement.median_ns or is_free(signature)):
             raise InputError(f"{path} says that {signature} takes 0 ms: is it in milliseconds?")
+    if study is None or str(study) == MEMORY:
+        raise InputError("study must be a file, or a Study: one in memory ends with this call")
     found = {subject_of(signature): latency for signature, latency in latencies.items()}
     with inference(options.threads), opened(study) as store:
         bench = Bench(options, example, len(example), store)
-        check_origin(path, origin, bench.environment, network, allow_foreign=allow_foreign)
+        check_origin(path, origin, bench.environment, space, allow_foreign=allow_foreign)
         if origin is not None and origin.network == network.fingerprint:
             barriers = _barriers(bench, captured, network, inputs)
             if unknown := sorted(origin.barriers.keys() - barriers.keys()):
@@ -166,17 +173,17 @@ def import_table(
                     f"{origin_path(path)} has a latency of {unknown[0]!r}, which this network has "
                     "not: it was changed; export the table again"
                 )
-            found |= {barriers[name].subject: m for name, m in origin.barriers.items()}
+            found |= {barriers[name].subject: m for name, m in origin.barriers.items() if m != FREE}
             if origin.end_to_end is not None:
-                found[subject_of_network(network)] = origin.end_to_end
+                found[origin.deployed] = origin.end_to_end
         held = store.measurements(bench.environment.fingerprint).keys() & found.keys()
         if held and not replace:
             _log.warning(
-                "%d latencies of %s are not taken, for %s holds them already: replace=True, or "
-                "--replace on the command line, takes those of the table",
+                "%d latencies of %s are not taken, for study %s holds them already: replace=True, "
+                "or --replace on the command line, takes those of the table",
                 len(held),
                 path,
-                f"study {store.path}",
+                store.path,
             )
             found = {subject: found[subject] for subject in found.keys() - held}
         store.add_measurements(bench.environment.fingerprint, found)
@@ -274,6 +281,7 @@ def _profile(
     space: CandidateSpace,
     environment: Environment,
     barriers: Mapping[str, BarrierUnit],
+    whole: str | None,
     outcome: Outcome,
     num_known: int,
     began: float,
@@ -282,10 +290,11 @@ def _profile(
     subjects = {signature: subject_of(signature) for signature in space.signatures}
     convolutions = {s: found.get(n, FREE) for s, n in subjects.items() if is_free(s) or n in found}
     fixed = {name: found.get(unit.subject, FREE) for name, unit in barriers.items()}
-    whole = subject_of_network(space.network)
     effort = Effort(
-        num_entries=sum(c.signature in convolutions for c in space.candidates) + len(fixed),
-        num_units=len(found.keys() - {whole}),
+        num_entries=sum(c.signature in convolutions for c in space.candidates)
+        + len(fixed)
+        + (whole is not None),
+        num_units=len(found),
         num_known=num_known,
         seconds=time.monotonic() - began,
         disturbed=outcome.disturbed,
@@ -297,7 +306,14 @@ def _profile(
         if signature not in convolutions
     }
     return LatencyProfile(
-        space, environment, convolutions, fixed, found.get(whole), failures, effort
+        space,
+        environment,
+        convolutions,
+        fixed,
+        None if whole is None else found[whole],
+        failures,
+        effort,
+        whole or "",
     )
 
 
@@ -309,7 +325,10 @@ def _hopeless(space: CandidateSpace, estimates_ns: Mapping[str, int]) -> frozens
 
 
 def _check_original(
-    space: CandidateSpace, barriers: Mapping[str, BarrierUnit], outcome: Outcome
+    space: CandidateSpace,
+    barriers: Mapping[str, BarrierUnit],
+    deployed: str | None,
+    outcome: Outcome,
 ) -> None:
     """Refuse to go on without a part that every prediction needs."""
     layers = {
@@ -317,10 +336,10 @@ def _check_original(
         for layer, candidate in zip(space.network.layers, space.original, strict=True)
     }
     fixed = {f"barrier {name}": unit.subject for name, unit in barriers.items()}
-    whole = {"the whole network": subject_of_network(space.network)}
+    whole = {} if deployed is None else {"the whole network": deployed}
     for part, subject in (layers | fixed | whole).items():
-        if subject in outcome.failures:
-            raise MeasurementError(
-                f"{part} cannot be measured: {outcome.failures[subject]}. Try a smaller batch, or "
-                "another device, dtype or backend"
-            )
+        if reason := outcome.failures.get(subject):
+            advice = "Try a smaller batch, or another device, dtype or backend"
+            if "C++ compiler" in reason:
+                advice = "Install a C++ compiler, such as g++, or choose another backend"
+            raise MeasurementError(f"{part} cannot be measured: {reason}. {advice}")

@@ -7,13 +7,16 @@ from numbers import Integral, Real
 from typing import Any
 
 from layermerge.arguments import check_argument
-from layermerge.checks import MOST, check_truth
+from layermerge.checks import check_number, check_truth
 from layermerge.errors import InputError, shown
 from layermerge.latency.protocol import Precision
 
 BACKENDS = ("eager", "compile", "cuda-graphs", "onnxruntime", "tensorrt", "analytic")
 MOST_THREADS = 1024
 """Beyond that, torch ends the process where the system starts no more of them."""
+
+LEAST_PEAK, MOST_PEAK = 1e-6, 1e12
+"""Of a device's arithmetic and memory: far beyond any on either side."""
 
 DTYPES = ("fp32", "fp16", "bf16")
 
@@ -42,13 +45,20 @@ class Roofline:
         for name in ("peak_tflops", "bandwidth_gb_s"):
             value: Any = getattr(self, name)
             is_number = isinstance(value, Real) and not isinstance(value, bool)
-            if not (is_number and 0 < value <= MOST):
+            if not (is_number and value > 0):
                 raise InputError(
                     f"{name} must be a number greater than 0, got {shown(repr(value))}"
                 )
+            if not LEAST_PEAK <= value <= MOST_PEAK:
+                raise InputError(
+                    f"{name} must be from {LEAST_PEAK:g} to {MOST_PEAK:g}, got {shown(repr(value))}"
+                )
+            object.__setattr__(self, name, float(value))
 
     def latency_ns(self, flops: int, num_bytes: int) -> float:
         """Time of an operation that is bound by its arithmetic or by its memory traffic."""
+        check_number("flops", flops, least=0)
+        check_number("num_bytes", num_bytes, least=0)
         return max(flops / self.peak_tflops / 1e3, num_bytes / self.bandwidth_gb_s)
 
 

@@ -36,8 +36,8 @@ class Placement:
     def move(self, module: nn.Module) -> nn.Module:
         """Place a module itself."""
         # Not every release of torch declares this argument of `Module.to`, which all of them take.
-        layout: dict[str, Any] = {"memory_format": torch.channels_last}
-        return module.to(self.device, self.dtype, **(layout if self.channels_last else {}))
+        layout: dict[str, Any] = {"memory_format": self._memory_format}
+        return module.to(self.device, self.dtype, **layout)
 
     def values(self, values: Any) -> Any:
         """The same values with every tensor in them placed."""
@@ -47,9 +47,11 @@ class Placement:
         tensor = tensor.detach().to(self.device)
         if tensor.is_floating_point():
             tensor = tensor.to(self.dtype)
-        if self.channels_last and tensor.dim() == 4:
-            tensor = tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
+        return tensor.contiguous(memory_format=self._memory_format) if tensor.dim() == 4 else tensor
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
 def placement_of(options: LatencyOptions, example: Tensor) -> Placement:

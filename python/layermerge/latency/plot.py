@@ -7,6 +7,7 @@ from pathlib import Path
 from layermerge.errors import InputError
 from layermerge.frontier_plot import check_plot_path
 from layermerge.latency.fidelity import Fidelity
+from layermerge.whole_files import replacing
 
 __all__ = ["check_plot_path", "plot_fidelity"]
 
@@ -24,7 +25,8 @@ def plot_fidelity(fidelity: Fidelity, path: Path) -> None:
     check_plot_path(path)
     draw = _page if path.suffix == ".html" else _image
     try:
-        draw(fidelity, path)
+        with replacing(path) as unfinished:
+            draw(fidelity, unfinished)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 

@@ -27,11 +27,11 @@ class Effort:
     Attributes
     ----------
     num_entries : int
-        Candidates and barriers that have a latency.
+        Candidates and barriers that have a latency, and the whole network.
     num_units : int
-        Distinct signatures and barriers among them: what is measured.
+        Distinct ones among them: what is measured.
     num_known : int
-        How many units, the whole network among them, the study held.
+        How many of these the study held.
     seconds : float
     disturbed : float
         Part of the laps that were timed again because something disturbed them.
@@ -69,6 +69,8 @@ class LatencyProfile:
     failures : mapping of Signature to str
         Signatures that have no latency, and why: their candidates cannot be chosen.
     effort : Effort
+    deployed : str
+        Name of what was measured end to end, in a study; empty if nothing was.
     """
 
     space: CandidateSpace
@@ -78,6 +80,7 @@ class LatencyProfile:
     end_to_end: Measurement | None = None
     failures: Mapping[Signature, str] = field(default_factory=dict)
     effort: Effort = Effort()
+    deployed: str = ""
 
     def of(self, candidate: Candidate) -> int:
         """Latency of a candidate, in nanoseconds."""
@@ -145,11 +148,15 @@ class LatencyProfile:
             "imported, check it; else a larger batch, or --refine, may bring the two together"
         )
 
-    def imprecise(self, target_rsd: float) -> tuple[Signature, ...]:
-        """Signatures for which the time was up before they reached a precision they need."""
+    def imprecise(self, target_rsd: float) -> tuple[str, ...]:
+        """Names of what did not reach a precision that it needs before the time was up."""
         found = self.convolutions
         needless = hopeless(self.space, {s: m.median_ns for s, m in found.items()})
-        return tuple(s for s, m in found.items() if m.spread > target_rsd and s not in needless)
+        parts = {str(s): m for s, m in found.items() if s not in needless}
+        fixed = {f"barrier {name}": m for name, m in self.barriers.items()}
+        whole = {} if self.end_to_end is None else {"the whole network": self.end_to_end}
+        everything = [*parts.items(), *fixed.items(), *whole.items()]
+        return tuple(name for name, m in everything if m.spread > target_rsd)
 
     def replaced_ns(self, candidate: Candidate) -> int:
         """Latency of the original layers that a candidate replaces."""

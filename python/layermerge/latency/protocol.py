@@ -9,12 +9,14 @@ disturbed is timed again. A unit that raises is given up with its reason, and th
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from types import MappingProxyType
 
+from layermerge.checks import MOST
 from layermerge.errors import InputError
 from layermerge.latency.rotation import Call, Clock, Rotation, Unit
 from layermerge.latency.sentinel import Sentinel
@@ -54,6 +56,8 @@ class Precision:
             raise InputError(f"target_rsd must be between 0 and 1, got {self.target_rsd}")
         if not self.max_seconds > 0:
             raise InputError(f"max_seconds must be greater than 0, got {self.max_seconds}")
+        if MOST < self.max_seconds < math.inf:
+            raise InputError(f"max_seconds must be at most {MOST:g}, or infinite")
 
     def part_done(self, summary: Measurement) -> float:
         """Estimated part of the repeats that are done: the half-width shrinks like 1/√repeats."""

@@ -70,7 +70,7 @@ def try_plans(
         )
         for name, plan in parts.items()
     )
-    return Fidelity(trials, trials[0].measured_ns / trials[0].predicted_ns)
+    return Fidelity(trials, float(profile.calibration))
 
 
 def merged_network(model: nn.Module, network: Network, plan: Iterable[Candidate]) -> fx.GraphModule:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
-from collections.abc import Collection, Iterable
+import operator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +20,6 @@ from layermerge.activations import activation_module
 from layermerge.candidates import Signature
 from layermerge.errors import InputError
 from layermerge.latency.placement import Placement
-from layermerge.network import Network
 from layermerge.values import lasting
 
 IDENTITY = (0, 0)
@@ -98,9 +99,17 @@ def subject_of(signature: Signature) -> str:
     return json.dumps({"convolution": asdict(signature)}, sort_keys=True)
 
 
-def subject_of_network(network: Network) -> str:
-    """The name of a whole network, as it would be deployed, in a study."""
-    return json.dumps({"deployed": network.fingerprint})
+def subject_of_whole(name: str, module: nn.Module, inputs: Mapping[str, Any]) -> str:
+    """The name of a whole network in a study: one of another structure has another."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    structure = {
+        "inputs": repr(_shapes(inputs)),
+        "modules": lasting(repr(module)),
+        "code": module.code if isinstance(module, fx.GraphModule) else type(module).__qualname__,
+        "weights": {name: repr(_Shape(tensor)) for name, tensor in tensors.items()},
+    }
+    content = json.dumps(structure, sort_keys=True).encode()
+    return json.dumps({"whole": name, "structure": hashlib.sha256(content).hexdigest()[:16]})
 
 
 class Buffers:
@@ -176,26 +185,29 @@ class _BarrierRecorder(fx.Interpreter):
             return super().run_node(n)
         values = {source: _copied(self.env[source]) for source in n.all_input_nodes}
         result = super().run_node(n)
-        tensors = {source: v for source, v in values.items() if isinstance(v, Tensor)}
-        module = self._cut_out(n, {s: v for s, v in values.items() if s not in tensors}, tensors)
-        self.units[n.name] = BarrierUnit(
-            self._subject(n, values),
-            module,
-            tuple(tensors.values()),
-            any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)),
+        module, inputs = self._cut_out(n, values)
+        takes_a_part = n.target is operator.getitem and not isinstance(
+            values[n.all_input_nodes[0]], Tensor
         )
+        does_compute = not takes_a_part and bool(_tensors(result))
+        self.units[n.name] = BarrierUnit(self._subject(n, values), module, inputs, does_compute)
         return result
 
     def _cut_out(
-        self, node: fx.Node, constants: dict[fx.Node, Any], tensors: Iterable[fx.Node]
-    ) -> fx.GraphModule:
+        self, node: fx.Node, values: Mapping[fx.Node, Any]
+    ) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
         """A graph of the node alone: tensors are its inputs, other values are written into it."""
-        graph = fx.Graph()
-        places = {source: graph.placeholder(source.name) for source in tensors}
-        graph.output(
-            graph.node_copy(node, lambda source: places.get(source, constants.get(source)))
-        )
-        return fx.GraphModule(self.module, graph)
+        graph, inputs = fx.Graph(), []
+
+        def placed(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                inputs.append(value)
+                return graph.placeholder(f"input_{len(inputs)}")
+            return _rebuilt(value, placed)
+
+        arguments = {source: placed(value) for source, value in values.items()}
+        graph.output(graph.node_copy(node, arguments.__getitem__))
+        return fx.GraphModule(self.module, graph), tuple(inputs)
 
     def _subject(self, node: fx.Node, values: dict[fx.Node, Any]) -> str:
         """What decides the node's cost: operation, configuration, shapes and other arguments."""
@@ -204,26 +216,45 @@ class _BarrierRecorder(fx.Interpreter):
             operation = f"{type(module).__module__}.{type(module).__qualname__} {module!r}"
         else:
             operation = f"{node.op} {torch.typename(node.target)} {_name_of(node.target)}"
-        described: dict[fx.Node, Any] = {source: _Shape(v) for source, v in values.items()}
+        described: dict[fx.Node, Any] = {source: _shapes(v) for source, v in values.items()}
         arguments = fx.node.map_arg((node.args, node.kwargs), described.__getitem__)
         subject = {"barrier": lasting(operation), "arguments": lasting(repr(arguments))}
         return json.dumps(subject, sort_keys=True)
 
 
 class _Shape:
-    """A tensor in a subject: its shape and type; other values as they are."""
+    """A tensor in a subject: its shape and type."""
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
     def __repr__(self) -> str:
-        is_tensor = isinstance(self.value, Tensor)
-        return f"{self.value.dtype}{list(self.value.shape)}" if is_tensor else repr(self.value)
+        return f"{self.tensor.dtype}{list(self.tensor.shape)}"
+
+
+def _shapes(value: Any) -> Any:
+    return _Shape(value) if isinstance(value, Tensor) else _rebuilt(value, _shapes)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return _rebuilt(value, _copied)
+
+
+def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A container of changed elements, of a kind that code can be written of; else the value."""
+    if isinstance(value, Mapping):
+        return {key: change(each) for key, each in value.items()}
+    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        kind = list if isinstance(value, list) else tuple
+        return kind(change(each) for each in value)
+    return value
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _name_of(target: Any) -> str:
     return target if isinstance(target, str) else getattr(target, "__qualname__", repr(target))
-
-
-def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -13,6 +13,7 @@ from layermerge.graph import ExampleInputs, bind_inputs
 from layermerge.latency.bench import Bench
 from layermerge.latency.options import DEFAULT_OPTIONS, LatencyOptions
 from layermerge.latency.placement import inference, with_batch
+from layermerge.latency.units import subject_of_whole
 from layermerge.store import Measurement, StudyLike, opened
 
 
@@ -36,8 +37,8 @@ def measure_modules(
     study : Study or path, optional
         Has the pace of the device when the study began, to which latencies are scaled.
     subjects : mapping of str to str, optional
-        The name of each network in the study, which keeps its latency by that and does not measure
-        it again. Without them results are not kept.
+        The name of each network in the study, which keeps its latency by that, its structure and
+        the shapes of its inputs, and does not measure it again. Without them results are not kept.
 
     Returns
     -------
@@ -55,10 +56,15 @@ def measure_modules(
         raise InputError("modules must hold at least one network")
     for name, module in modules.items():
         check_argument(f"modules[{name!r}]", module, nn.Module)
-    if subjects is not None and subjects.keys() != modules.keys():
-        raise InputError(
-            f"subjects must name each of the modules {sorted(modules)}, got {sorted(subjects)}"
-        )
+    check_argument("options", options, LatencyOptions)
+    if subjects is not None:
+        check_argument("subjects", subjects, Mapping)
+        if subjects.keys() != modules.keys():
+            raise InputError(
+                f"subjects must name each of the modules {[*modules]}, got {[*subjects]}"
+            )
+        for name, subject in subjects.items():
+            check_argument(f"subjects[{name!r}]", subject, str)
     inputs = {
         name: with_batch(bind_inputs(module, example_inputs), options.batch)
         for name, module in modules.items()
@@ -68,7 +74,10 @@ def measure_modules(
         raise InputError("example_inputs hold no images: give some")
     with inference(options.threads), opened(study) as store:
         bench = Bench(options, example, len(example), store)
-        named = subjects or {name: name for name in modules}
+        named = {
+            name: subject_of_whole((subjects or {}).get(name, name), modules[name], inputs[name])
+            for name in modules
+        }
         outcome, _ = bench.measure(
             {named[name]: partial(bench.network, modules[name], inputs[name]) for name in modules},
             keeps=subjects is not None,

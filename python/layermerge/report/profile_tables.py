@@ -51,11 +51,11 @@ def _summary(document: Mapping[str, Any]) -> Iterator[str]:
     )
     if document["imprecise"]:
         yield (
-            f"{document['imprecise']} measurements did not reach their precision: --refine "
-            "measures them again, for as long as --max-seconds says"
+            f"not at the precision that was asked for: {document['imprecise']}. With --study, "
+            "--refine measures them again, for as long as --max-seconds says"
         )
     for reason, count in Counter(document["failures"].values()).items():
-        yield f"{count} signatures have no latency: {reason}"
+        yield f"without a latency: {count} signatures, {reason}"
 
 
 def _slowest(candidates: list[dict[str, Any]], count: int) -> Table:
