@@ -102,7 +102,8 @@ def test_the_status_of_a_study_says_what_the_search_found(killed, capsys):
     assert shown.startswith("done after ")
     assert "entries evaluated" in shown
     assert shown.count("the best plan takes") == 2
-    assert "predicted score" in shown
+    # Which of the two it is depends on whether plans competed, and so on measured latencies.
+    assert shown.count("predicted score") + shown.count(" as a whole (sum of changes:") == 2
 
 
 def test_the_status_is_one_json_object_when_asked(killed, capsys):

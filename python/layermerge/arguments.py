@@ -59,4 +59,6 @@ def as_path(name: str, value: object) -> Path:
     """
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
         raise InputError(f"{name} must be a path, text or pathlib.Path, got {type(value).__name__}")
+    if "\0" in os.fspath(value):
+        raise InputError(f"{name} must be a path, got {value!r}, which holds a zero byte")
     return Path(value)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from layermerge.arguments import check_argument
+from layermerge.errors import InputError
 from layermerge.network import Network
 from layermerge.windows import Padding, Size, Window
 
@@ -198,3 +200,19 @@ class CandidateSpace:
     def original(self) -> tuple[Candidate, ...]:
         """The candidates that leave every layer as it is."""
         return tuple(candidate for candidate in self.candidates if candidate.is_original)
+
+
+def check_space(network: Network, space: CandidateSpace) -> None:
+    """Refuse the candidates of another network.
+
+    Raises
+    ------
+    InputError
+    """
+    check_argument("network", network, Network)
+    check_argument("space", space, CandidateSpace)
+    if space.network.fingerprint != network.fingerprint:
+        raise InputError(
+            f"space is of another network ({space.network.name}) than {network.name}, or was "
+            "traced otherwise: enumerate_candidates(network) makes its own"
+        )

@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import ModuleType
 
 import layermerge
@@ -33,6 +34,7 @@ from layermerge.commands import (
     solve,
     table,
 )
+from layermerge.commands.json_output import only_documents
 from layermerge.commands.options import add_verbosity, set_verbosity
 from layermerge.config import FLAG, with_config
 from layermerge.errors import InfeasibleError, InputError, LayerMergeError, missing
@@ -98,7 +100,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _run_command(arguments: argparse.Namespace) -> int:
     try:
-        status: int = COMMANDS[arguments.command].run(arguments)
+        with only_documents() if getattr(arguments, "json", False) else nullcontext():
+            status: int = COMMANDS[arguments.command].run(arguments)
     except ModuleNotFoundError as error:
         raise missing(error) from error
     return status

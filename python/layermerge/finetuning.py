@@ -18,7 +18,8 @@ from layermerge.checkpoints import Checkpoint
 from layermerge.checks import check_truth
 from layermerge.errors import InputError
 from layermerge.finetune_settings import DEFAULT_SETTINGS, FinetuneSettings
-from layermerge.labels import checked_batch
+from layermerge.labels import check_labels, checked_batch
+from layermerge.model_checks import check_evaluation_mode
 from layermerge.progress import progress_bar
 from layermerge.seeding import seeded
 from layermerge.training import Batch, Training, device_of
@@ -94,6 +95,11 @@ def finetune(
     check_argument("settings", settings, FinetuneSettings)
     if teacher is not None:
         check_argument("teacher", teacher, nn.Module)
+        check_evaluation_mode(teacher, "the teacher")
+    if accelerator is not None and not hasattr(accelerator, "prepare"):
+        raise InputError(f"accelerator must be an accelerate.Accelerator, got {accelerator!r}")
+    log = None if log is None else as_path("log", log)
+    tensorboard = None if tensorboard is None else as_path("tensorboard", tensorboard)
     check_truth("progress", progress)
     loader = _loader(data, settings.batch_size)
     steps = _num_steps(loader, settings, accelerator)
@@ -106,6 +112,8 @@ def finetune(
     files = (log, tensorboard) if is_main else (None, None)
     try:
         with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
             seeded(settings.seed),
             progress_bar(description, steps, enabled=progress and is_main) as show,
             logging_to(*files, training.history) as record,
@@ -141,21 +149,39 @@ def score_classification(model: nn.Module, batches: Iterable[Batch]) -> float:
     Raises
     ------
     InputError
-        If there is no image.
+        If there is no image, a label is none of the model's classes, or the model computes NaN.
     """
     device = device_of(model)
     was_training = model.training
     model.eval()
     correct = total = 0
     with torch.inference_mode():
-        for images, labels in batches:
-            predicted = model(images.to(device)).argmax(1)
+        for batch in batches:
+            images, labels = checked_batch(batch)
+            predicted = _predicted(model(images.to(device)), images, labels)
             correct += int((predicted == labels.to(device)).sum())
             total += len(labels)
     model.train(was_training)
     if not total:
         raise InputError("there is no image to score the model on (is an iterator used up?)")
     return correct / total
+
+
+def _predicted(logits: Any, images: Tensor, labels: Tensor) -> Tensor:
+    """The class of each image; labels that are none of them, and NaN, would count as mistakes."""
+    if labels.is_floating_point():
+        raise InputError(
+            f"labels to score on are {labels.dtype} of shape {tuple(labels.shape)}: expected the "
+            "index of a class for each image"
+        )
+    check_labels(labels, logits)
+    if not torch.isfinite(logits).all():
+        whose = (
+            "the network computes" if torch.isfinite(images).all() else "images to score on hold"
+        )
+        raise InputError(f"{whose} NaN or infinite values: it cannot be scored")
+    predicted: Tensor = logits.argmax(1)
+    return predicted
 
 
 class _ShuffledBatches:

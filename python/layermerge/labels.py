@@ -12,6 +12,10 @@ IGNORED = -100
 """The label of what is left out of a loss, by default, in torch."""
 
 
+PROBABILITY_TOLERANCE = 0.01
+"""How far a sum of probabilities may be from 1, as those in half precision are."""
+
+
 def checked_batch(batch: Any) -> tuple[Tensor, Tensor]:
     """Images and labels of a batch; labels of small integer types are widened.
 
@@ -27,6 +31,9 @@ def checked_batch(batch: Any) -> tuple[Tensor, Tensor]:
     for name, value in (("images", images), ("labels", labels)):
         if not isinstance(value, Tensor):
             raise InputError(f"{name} of data must be a tensor, got {type(value).__name__}")
+    for name, value in (("images", images), ("labels", labels)):
+        if not value.ndim:
+            raise InputError(f"{name} of data must be one for each image, got a single number")
     if len(images) != len(labels) or not len(images):
         raise InputError(
             f"there are {len(images)} images and {len(labels)} labels; expected as many of both, "
@@ -35,13 +42,8 @@ def checked_batch(batch: Any) -> tuple[Tensor, Tensor]:
     return images, labels if labels.is_floating_point() else labels.long()
 
 
-def check_labels(labels: Tensor, logits: Any) -> int:
+def check_labels(labels: Tensor, logits: Any) -> None:
     """Refuse labels that are neither classes of the logits nor probabilities of them.
-
-    Returns
-    -------
-    int
-        Number of classes.
 
     Raises
     ------
@@ -54,7 +56,8 @@ def check_labels(labels: Tensor, logits: Any) -> int:
             "are trained by a train_fn of your own"
         )
     if labels.shape == logits.shape and labels.is_floating_point():
-        return logits.shape[1]
+        _check_probabilities(labels)
+        return
     if labels.is_floating_point() or labels.shape != logits[:, 0].shape:
         raise InputError(
             f"labels are {str(labels.dtype).removeprefix('torch.')} of shape "
@@ -62,7 +65,15 @@ def check_labels(labels: Tensor, logits: Any) -> int:
             f"{tuple(logits[:, 0].shape)}, or probabilities as floats for {tuple(logits.shape)}"
         )
     check_range(labels, logits.shape[1])
-    return logits.shape[1]
+
+
+def _check_probabilities(labels: Tensor) -> None:
+    off = float((labels.sum(1) - 1).abs().max())
+    if not (off <= PROBABILITY_TOLERANCE and float(labels.min()) >= 0):
+        raise InputError(
+            "labels of the shape of the logits must be probabilities, at least 0 and 1 in sum over "
+            f"the classes, got {float(labels.min()):.3g} at least and a sum that is {off:.3g} off"
+        )
 
 
 def check_range(labels: Tensor, num_classes: int) -> None:
@@ -73,8 +84,10 @@ def check_range(labels: Tensor, num_classes: int) -> None:
     InputError
     """
     counted = labels[labels != IGNORED]
-    if labels.is_floating_point() or not len(counted):
-        return
+    if not len(counted):
+        raise InputError(
+            f"all labels of a batch are {IGNORED}, which stands for no label: leave it out"
+        )
     least, most = int(counted.min()), int(counted.max())
     if least < 0 or most >= num_classes:
         raise InputError(

@@ -123,18 +123,18 @@ def not_finite_statistics(module: nn.Module) -> str | None:
     return None
 
 
-def check_evaluation_mode(model: nn.Module) -> None:
+def check_evaluation_mode(model: nn.Module, whose: str = "the model") -> None:
     """Refuse batch norm and dropout in training mode: what they do is not fixed."""
     for name, module in model.named_modules():
         if not module.training:
             continue
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise InputError(
-                f"batch norm {name!r} of the model is in training mode, in which it normalises by "
+                f"batch norm {name!r} of {whose} is in training mode, in which it normalises by "
                 "the batch: call model.eval() first"
             )
         if isinstance(module, nn.modules.dropout._DropoutNd):
             raise InputError(
-                f"dropout {name!r} of the model is in training mode, in which its output is "
+                f"dropout {name!r} of {whose} is in training mode, in which its output is "
                 "random: call model.eval() first"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from layermerge.checks import check_instance, check_integer, check_texts
+from layermerge.errors import InputError
 from layermerge.importance.executors import SERIAL, Executor, check_executor
 from layermerge.importance.search_options import LAZY, SearchOptions
 from layermerge.latency.options import DEFAULT_OPTIONS, LatencyOptions
@@ -65,6 +66,9 @@ class Options:
             check_instance(name, getattr(self, name), kind, f"{kind.__name__}(...)")
         check_executor(self.executor)
         check_texts(self, "init", "estimator", "finetuner", "score_name")
+        for name in ("estimator", "finetuner"):
+            if not getattr(self, name):
+                raise InputError(f"{name} must be a name, got an empty text")
         check_instance("is_ranked", self.is_ranked, bool, "True or False")
         check_integer("seed", self.seed, least=0)
 

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import fx, nn
 
+from layermerge.arguments import check_argument
 from layermerge.budgeting import Comparison, plan_within_budget
 from layermerge.callbacks import check_callbacks, evaluated
 from layermerge.candidates import CandidateSpace
@@ -133,6 +134,7 @@ def compress(
     InfeasibleError
         If no plan meets the budget; has the least latency.
     """
+    check_argument("options", options, Options)
     budget = Budget(latency_ms=latency_ms, fraction=fraction, speedup=speedup)
     tune, evaluate = finetune_fn or train_fn, evaluate_fn or score_fn
     check_callbacks(score_fn=score_fn, train_fn=train_fn, finetune_fn=tune, evaluate_fn=evaluate)
@@ -259,18 +261,26 @@ def _finetune(
             "weights": fingerprint_weights(model),
             "finetuner": options.finetuner,
             "init": options.init,
+            "start": None if options.init == "composed" else fingerprint_weights(start),
             "seed": options.seed,
         },
         sort_keys=True,
     )
-    known = study.artefact(key)
-    if known is not None:
-        _log.info("fine-tuned weights are in the study")
-        load_weights(start, known, f"study {study.path}")
-        return start
-    train_in_place("finetune_fn (or train_fn)", finetune_fn, start)
-    weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
-    study.add_artefact(key, safetensors.torch.save(weights))
+    waiting = "waiting for another process, which fine-tunes the same plan for the same study"
+    with study.claims.held(f"fine-tune {key}", waiting):
+        known = study.artefact(key)
+        if known is not None:
+            _log.log(
+                logging.WARNING if options.finetuner == DEFAULTS.finetuner else logging.INFO,
+                "the fine-tuned weights are those of an earlier run on this study: if finetune_fn "
+                "(or train_fn) or its data have changed, give another study, or "
+                "Options(finetuner=...) another name",
+            )
+            load_weights(start, known, f"study {study.path}")
+            return start
+        train_in_place("finetune_fn (or train_fn)", finetune_fn, start)
+        weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
+        study.add_artefact(key, safetensors.torch.save(weights))
     return start.eval()
 
 

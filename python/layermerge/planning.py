@@ -174,7 +174,8 @@ def make_plan(
     except InfeasibleError as error:
         raise explained(error, profile, budget_ns) from None
     chosen = [candidates[row] for row in selection.rows]
-    return combine(profile, scores, chosen, budget_ns, objective, _certificate(selection))
+    certificate = with_left_out(_certificate(selection), scores)
+    return combine(profile, scores, chosen, budget_ns, objective, certificate)
 
 
 def check_reachable(profile: LatencyProfile, budget: Budget) -> None:
@@ -264,6 +265,14 @@ def combine(
         {"environment": str(profile.environment), "calibration": float(profile.calibration)},
         network.remove,
     )
+
+
+def with_left_out(certificate: str, scores: ImportanceScores) -> str:
+    """What is proven, and of which candidates it says nothing."""
+    if not scores.skipped:
+        return certificate
+    count = len(scores.skipped)
+    return f"{certificate} ({count} that are no faster than the layers they replace are left out)"
 
 
 def _certificate(selection: Selection) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,11 +17,15 @@ from torch import Tensor, nn
 from layermerge.datasets import Dataset
 from layermerge.errors import InputError
 from layermerge.finetuning import Batch, FinetuneSettings, finetune, score_classification
+from layermerge.importance.activations import fingerprint_batches
 from layermerge.importance.estimators import ScoreFunction, TrainFunction
+from layermerge.labels import checked_batch
 from layermerge.seeding import seeded
 from layermerge.source_files import brief
 from layermerge.training import device_of
 from layermerge.training_log import tensorboard_writer
+
+_log = logging.getLogger(__name__)
 
 CALIBRATION_BATCHES = 4
 LOG_FILE = "finetune.csv"
@@ -85,8 +90,18 @@ def classification(
     """
     if tensorboard:
         tensorboard_writer()  # what is not installed is missed now, not after hours
+    for part in ("train", "validation", "test"):
+        if isinstance(getattr(dataset, part), Iterator):
+            raise InputError(
+                f"the part {part} of {dataset.name} is an iterator, which is used up after one "
+                "pass: give a list of batches, or a DataLoader"
+            )
+    modules = {name for name, _ in model.named_modules()}
+    if missing := [name for name in final.features if name not in modules]:
+        raise InputError(f"features names {missing[0]!r}, which is no module of the model")
     calibration = _calibration(dataset, probe.seed)
     _check_classes(model, dataset, calibration)
+    data = {"dataset": dataset.name, "batches": _fingerprint(dataset, calibration, probe.seed)}
     return Recipe(
         partial(score_classification, batches=dataset.validation),
         partial(_train, dataset, probe),
@@ -94,8 +109,8 @@ def classification(
             _finetune, dataset, final, model, _files(folder, tensorboard=tensorboard), progress
         ),
         partial(score_classification, batches=dataset.test),
-        json.dumps({"dataset": dataset.name, "probe": probe.fingerprint}),
-        json.dumps({"dataset": dataset.name, "final": final.fingerprint}),
+        json.dumps({**data, "probe": probe.fingerprint}),
+        json.dumps({**data, "final": final.fingerprint}),
         "accuracy",
         calibration,
     )
@@ -131,11 +146,27 @@ def _calibration(dataset: Dataset, seed: int) -> tuple[Batch, ...]:
         return tuple(islice(dataset.train, CALIBRATION_BATCHES))
 
 
+def _fingerprint(dataset: Dataset, calibration: Sequence[Batch], seed: int) -> str | None:
+    """What tells other training data of the same name apart, if one seed draws one and the same."""
+    found = fingerprint_batches(calibration)
+    if fingerprint_batches(_calibration(dataset, seed)) == found:
+        return found
+    _log.warning(
+        "the training part of %s gives other batches with the same seed: what a study holds is "
+        "known by that name alone, so name other data otherwise",
+        dataset.name,
+    )
+    return None
+
+
 def _check_classes(model: nn.Module, dataset: Dataset, batches: Sequence[Batch]) -> None:
     """Refuse a model that does not tell the classes of the data apart."""
     if not batches:
         raise InputError(f"the training part of {dataset.name} holds no batch to train on")
-    images, labels = batches[0]
+    try:
+        images, labels = checked_batch(batches[0])
+    except InputError as error:
+        raise InputError(f"the training part of {dataset.name}: {error}") from error
     shape = "x".join(map(str, images.shape[1:]))
     try:
         with torch.no_grad():
@@ -152,6 +183,11 @@ def _check_classes(model: nn.Module, dataset: Dataset, batches: Sequence[Batch])
             f"one image: expected {(1, dataset.num_classes)}. Give a model of these classes, such "
             "as by a function that makes timm.create_model(NAME, num_classes="
             f"{dataset.num_classes}), with its weights"
+        )
+    if labels.is_floating_point() or labels.ndim != 1:
+        raise InputError(
+            f"{dataset.name} has labels of {labels.dtype} and shape {tuple(labels.shape)}: "
+            "expected the index of a class for each image"
         )
     if not 0 <= int(labels.min()) <= int(labels.max()) < dataset.num_classes:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Random state: seeded for a block, and as it was afterwards."""
+"""Global state: random generators seeded for a block, and modes as they were afterwards."""
 
 from __future__ import annotations
 
@@ -43,6 +43,17 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     key, position = state["numpy"]
     np.random.set_state(("MT19937", np.array(key, np.uint32), position, 0, 0.0))
     torch.set_rng_state(state["torch"])
+
+
+@contextmanager
+def modes_kept() -> Iterator[None]:
+    """Put torch's gradient mode and default dtype back after a block of somebody else's code."""
+    has_gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(has_gradients)
+        torch.set_default_dtype(dtype)
 
 
 @contextmanager

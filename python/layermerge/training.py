@@ -19,10 +19,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from layermerge.errors import InputError, TrainingError
+from layermerge.errors import InputError, TrainingError, located
 from layermerge.feature_distillation import FeatureDistance, Features
 from layermerge.finetune_settings import DTYPES, FinetuneSettings
-from layermerge.labels import check_labels, check_range, checked_batch
+from layermerge.labels import check_labels, checked_batch
 from layermerge.seeding import random_state, restore_random_state
 from layermerge.training_log import Step
 from layermerge.weights import load_state
@@ -72,19 +72,21 @@ class Training:
             )
         self.teacher = teacher
         self._distance: FeatureDistance | None = None
-        self._num_classes: int | None = None
         self.average = self._averaged()
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=settings.precision == "fp16" and self.device.type == "cuda"
         )
         self._began = time.monotonic()
         self._epoch_began: dict[str, Any] = {}
+        self._generators: list[torch.Generator] = []
+        self._loader_began: list[Tensor] = []
         self._batches_done = 0
         self._resumed: dict[str, Any] | None = None
 
     def run(self, loader: Iterable[Batch]) -> Iterator[None]:
         """Take the steps that are left, epoch after epoch; yields after each."""
         self.model.train()
+        self._generators = _generators_of(loader)
         is_divided = self.accelerator is not None and isinstance(loader, DataLoader)
         if is_divided:
             loader = self.accelerator.prepare(loader)
@@ -97,8 +99,6 @@ class Training:
                 if place < skipped:
                     continue
                 images, labels = checked_batch(batch)
-                if self._num_classes is not None:
-                    check_range(labels, self._num_classes)
                 self._take_up()
                 if self.accelerator is not None and not is_divided:
                     images, labels = self._share(images), self._share(labels)
@@ -129,8 +129,10 @@ class Training:
             "average": None if self.average is None else self.average.state_dict(),
             "history": [astuple(step) for step in self.history],
             "epoch_began": self._epoch_began,
+            "loader_began": self._loader_began,
             "batches_done": self._batches_done,
             "random": random_state(),
+            "loader": self._loader_state(),
         }
 
     def restore(self, state: Mapping[str, Any], source: object) -> None:
@@ -149,13 +151,22 @@ class Training:
     def _begin_epoch(self) -> None:
         if self._resumed is not None:
             restore_random_state(self._resumed["epoch_began"])
-        self._epoch_began = random_state()
+            self._restore_loader(self._resumed["loader_began"])
+        self._epoch_began, self._loader_began = random_state(), self._loader_state()
 
     def _take_up(self) -> None:
         """Once the batches that were seen are passed, be where the state was."""
         if self._resumed is not None:
             restore_random_state(self._resumed["random"])
+            self._restore_loader(self._resumed["loader"])
             self._resumed = None
+
+    def _loader_state(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self._generators]
+
+    def _restore_loader(self, states: list[Tensor]) -> None:
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.set_state(state)
 
     def _share(self, values: Tensor) -> Tensor:
         """The part of a batch that this process trains on; all of it, if it is too small."""
@@ -193,10 +204,9 @@ class Training:
         if settings.mixup:
             share, images, others = mixed(images, labels, settings.mixup)
         with self._features(images) as features:
-            logits = self.model(images)
-            if self._num_classes is None:
-                self._num_classes = check_labels(labels, logits)
-            wanted = None if self.teacher is None else _silently(self.teacher, images)
+            logits = self._logits(self.model, "model", images)
+            check_labels(labels, logits)
+            wanted = None if self.teacher is None else self._wanted(images, logits)
         loss = sum(
             part * F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing)
             for part, target in ((share, labels), (1 - share, others))
@@ -216,6 +226,31 @@ class Training:
         if features is None:
             return loss
         return loss + settings.feature_distillation * features.distance()
+
+    def _logits(self, network: nn.Module, name: str, images: Tensor) -> Any:
+        """What a network computes; a first batch on which it fails is not fit for it."""
+        try:
+            return network(images)
+        except Exception as error:
+            if self.history:
+                raise
+            raise InputError(
+                f"the {name} fails on the first batch, images of shape {tuple(images.shape)} and "
+                f"{images.dtype}: {located(error)}"
+            ) from error
+
+    @torch.no_grad()
+    def _wanted(self, images: Tensor, logits: Tensor) -> Tensor:
+        """The teacher's logits."""
+        assert self.teacher is not None
+        wanted = self._logits(self.teacher, "teacher", images)
+        if not isinstance(wanted, Tensor) or wanted.shape != logits.shape:
+            found = tuple(wanted.shape) if isinstance(wanted, Tensor) else type(wanted).__name__
+            raise InputError(
+                f"the teacher computes {found} where the model computes {tuple(logits.shape)}: "
+                "give a teacher of the same classes, or set distillation to 0 and leave it out"
+            )
+        return wanted
 
     def _features(self, images: Tensor) -> AbstractContextManager[Features | None]:
         """Watch the features that are compared with the teacher's, if any are."""
@@ -261,10 +296,12 @@ def _average(
     step(averaged, current, num_averaged)
 
 
-@torch.no_grad()
-def _silently(teacher: nn.Module, images: Tensor) -> Tensor:
-    logits: Tensor = teacher(images)
-    return logits
+def _generators_of(loader: object) -> list[torch.Generator]:
+    """The generators of its own that a `DataLoader` draws from, instead of the global one."""
+    holders = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    holders.append(getattr(holders[-1], "sampler", None))
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return [*{id(each): each for each in found if isinstance(each, torch.Generator)}.values()]
 
 
 def mixed(images: Tensor, labels: Tensor, alpha: float) -> tuple[float, Tensor, Tensor]:

@@ -99,10 +99,18 @@ def _csv(path: Path) -> Iterator[Record]:
         rows.writerow([field.name for field in fields(Step)])
 
         def record(step: Step) -> None:
-            rows.writerow(
-                [step.step, f"{step.loss:.6g}", f"{step.learning_rate:.6g}", f"{step.seconds:.2f}"]
-            )
-            file.flush()
+            try:
+                rows.writerow(
+                    [
+                        step.step,
+                        f"{step.loss:.6g}",
+                        f"{step.learning_rate:.6g}",
+                        f"{step.seconds:.2f}",
+                    ]
+                )
+                file.flush()
+            except OSError as error:
+                raise InputError(f"log {path} cannot be written: {error.strerror}") from error
 
         yield record
 

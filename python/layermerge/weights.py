@@ -15,9 +15,14 @@ def fingerprint_weights(model: nn.Module) -> str:
     """Hash of the parameters and buffers, names and dtypes included."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        add_to_digest(digest, name, tensor)
     return digest.hexdigest()[:16]
+
+
+def add_to_digest(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    """Add a tensor with its name, dtype and shape to a hash."""
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def load_state(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ def replacing(path: Path) -> Iterator[Path]:
     A block that raises leaves nothing behind, and a process that dies the file of before, or none.
     """
     file = path.resolve()  # a link stays one
-    unfinished = file.with_name(f".unfinished.{file.name}")
+    unfinished = file.with_name(f".unfinished.{os.getpid()}.{file.name}")
     try:
         yield unfinished
         unfinished.replace(file)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from layermerge.commands.json_output import print_document
 
 SUMMARY = "Show the options of a command as a config file has them."
 
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     values = effective(arguments.of, arguments.file, arguments.parsers)
     if arguments.json:
-        print(json.dumps(values))
+        print_document(values)
     else:
         print(f"[{arguments.of}]\n{as_toml(values)}")
     return 0

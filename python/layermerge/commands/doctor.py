@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import re
 import shutil
@@ -12,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import layermerge
+from layermerge.commands.json_output import print_document
 from layermerge.processor import cpu_name, usable_cores
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         "advice": list(_advice(packages, gpus, optional)),
     }
     if arguments.json:
-        print(json.dumps(document))
+        print_document(document)
     else:
         _print_tables(document, packages, optional)
     return 0 if all(package.status == WORKS for package in packages) else 1

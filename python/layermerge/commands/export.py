@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layermerge.commands.json_output import print_document
 from layermerge.commands.options import positive
 from layermerge.commands.runs import RESULT_FILE
 from layermerge.errors import InputError
@@ -112,7 +112,7 @@ def _save(merged: fx.GraphModule, folder: Path, *, as_json: bool) -> None:
     save(merged, folder)
     files = [str(folder / name) for name in (PLAN_FILE, WEIGHTS_FILE)]
     if as_json:
-        print(json.dumps({"format": "safetensors", "files": files}))
+        print_document({"format": "safetensors", "files": files})
     else:
         print(f"Wrote {' and '.join(files)}, for layermerge.load.")
 
@@ -130,7 +130,7 @@ def _show(exported: Exported, form: str, *, as_json: bool) -> None:
             "runtime": exported.runtime,
             "error": exported.error,
         }
-        print(json.dumps(document))
+        print_document(document)
         return
     inputs = ", ".join(f"{n} {'x'.join(map(str, shape))}" for n, shape in exported.inputs.items())
     sizes = ", ".join(map(str, exported.batch_sizes))

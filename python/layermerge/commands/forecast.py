@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from layermerge.candidates import Candidate
+from layermerge.commands.json_output import print_document
 from layermerge.commands.options import search_space
 from layermerge.commands.task import Task
 from layermerge.importance.proxies import ClosedForm
@@ -92,7 +92,7 @@ def seconds_of_a_step(model: nn.Module, batch: Batch) -> float:
 def print_forecast(found: dict[str, Any], *, as_json: bool) -> None:
     """Print it as a list of stages, or as JSON."""
     if as_json:
-        print(json.dumps(found))
+        print_document(found)
         return
     print(
         f"1 trace       {found['layers']} layers, {found['entries']} entries "

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layermerge.commands.json_output import print_document
 from layermerge.commands.options import at_least, at_least_zero
 from layermerge.commands.solver_options import (
     add_memory_limit,
     add_tables,
     naming_options,
-    print_json,
     read_tables,
 )
 from layermerge.errors import InputError
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise InputError(f"cannot write {arguments.plot}: {error.strerror}") from error
     if arguments.json:
-        print_json(
+        print_document(
             {
                 "points": [
                     {"latency_ms": ns / 1e6, "value": value}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layermerge.commands.json_output import print_document
 from layermerge.commands.options import (
     add_latency,
     add_model,
@@ -76,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     path = Path(arguments.study)
     if path.is_dir():
         raise InputError(f"--study {path} is a folder: name a file, such as {path / STUDY_FILE}")
+    if arguments.model is None and (arguments.data or arguments.latency or arguments.out):
+        raise InputError("--data, --latency and --out are for a search, which needs a MODEL")
     if arguments.model is None and not path.is_file():
         raise InputError(f"--study {path} does not exist: name the file of a search")
     with Study(arguments.study) as study:
@@ -151,6 +153,6 @@ def _measure(
 
 def _show(status: Status, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(status.document()))
+        print_document(status.document())
     else:
         print("\n".join(status.lines()))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from layermerge.commands.inputs import example_for, explaining_input
+from layermerge.commands.json_output import print_document
 from layermerge.commands.options import add_model, add_space, search_space, shape
 from layermerge.entries import write_entries
 from layermerge.errors import NoLayersError
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.entries_csv:
         write_entries(arguments.entries_csv, space)
     if arguments.json:
-        print(json.dumps(_document(space)))
+        print_document(_document(space))
     else:
         _print_table(space)
     return 0
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _print_no_layers(name: str, reason: str, *, as_json: bool) -> None:
     sizes = ("layers", "segments", "mergeable_segments", "entries", "signatures")
     if as_json:
-        print(json.dumps({"model": name, **dict.fromkeys(sizes, 0), "reason": reason}))
+        print_document({"model": name, **dict.fromkeys(sizes, 0), "reason": reason})
     else:
         print(f"{reason}.\nNothing can merge in this model.")
 

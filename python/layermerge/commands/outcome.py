@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from layermerge.commands.json_output import print_document
 from layermerge.commands.runs import REPORT_FILE, RESULT_FILE
 from layermerge.errors import InfeasibleError, InputError
 from layermerge.exporting import PLAN_FILE, WEIGHTS_FILE, save
@@ -28,7 +28,7 @@ def compress_to(
     except InfeasibleError as error:
         if as_json:
             least_ms = error.least_latency_ns / 1e6
-            print(json.dumps({"feasible": False, "least_latency_ms": least_ms}))
+            print_document({"feasible": False, "least_latency_ms": least_ms})
         raise
     _show(compression, folder, model_name, as_json=as_json)
 
@@ -57,7 +57,7 @@ def _show(compression: Compression, directory: Path, model_name: str, *, as_json
             "is_within_budget": result.is_within_budget,
             "directory": str(directory),
         }
-        print(json.dumps({**asdict(result), **derived}, allow_nan=False))
+        print_document({**asdict(result), **derived})
         return
     print_result(result)
     print(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from layermerge.commands.json_output import print_document
 from layermerge.commands.runs import add_run, load_run
 
 SUMMARY = "Draw the plots of a run to a file: PNG, SVG or PDF."
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_image_path(arguments.out)
     drawn = write_image(load_run(arguments.run), arguments.out, only=arguments.only)
     if arguments.json:
-        print(json.dumps({"file": str(arguments.out), "plots": list(drawn)}))
+        print_document({"file": str(arguments.out), "plots": list(drawn)})
     else:
         print(f"Written to {arguments.out}: {', '.join(drawn)}")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layermerge.commands.inputs import example_for, explaining_input
+from layermerge.commands.json_output import print_document
 from layermerge.commands.options import (
     add_latency,
     add_model,
@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
     fidelity = subject.fidelity(profile, options, arguments)
     document = _document(profile, fidelity, options.target_rsd)
     if arguments.json:
-        print(json.dumps(document, allow_nan=False))
+        print_document(document)
     else:
         from layermerge.report.profile_tables import print_profile
 

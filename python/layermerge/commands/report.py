@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from layermerge.commands.json_output import print_document
 from layermerge.commands.runs import REPORT_FILE, add_run, load_run, result_path
 from layermerge.errors import InputError
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or result_path(arguments.run).with_name(REPORT_FILE)
     write_html(result, out, {path.stem: _read_picture(path) for path in arguments.picture})
     if arguments.json:
-        print(json.dumps({"report": str(out), "headline": headline(result)}))
+        print_document({"report": str(out), "headline": headline(result)})
         return 0
     print(headline(result))
     if result.search is None:

@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from layermerge.commands.json_output import print_document
 from layermerge.commands.options import at_least_zero, positive
 from layermerge.commands.solver_options import (
     add_memory_limit,
     add_tables,
     naming_options,
-    print_json,
     read_tables,
 )
 from layermerge.errors import InfeasibleError, InputError
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             else _infeasible(outcome, budget, arguments)
             for outcome, budget in zip(outcomes, budgets, strict=True)
         ]
-        print_json(documents[0] if len(documents) == 1 else {"solutions": documents})
+        print_document(documents[0] if len(documents) == 1 else {"solutions": documents})
     else:
         for selection in found:
             _print_table(selection)

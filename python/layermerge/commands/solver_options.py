@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from layermerge.errors import InputError
 from layermerge.milliseconds import MAX_NS
@@ -74,12 +72,6 @@ def naming_options() -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(_ARGUMENT.sub(lambda found: _OPTIONS[found[0]], str(error))) from error
-
-
-def print_json(document: dict[str, Any]) -> None:
-    """Print a document on one line."""
-    json.dump(document, sys.stdout, allow_nan=False)
-    print()
 
 
 def _bytes(text: str) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layermerge.commands.json_output import print_document
 from layermerge.commands.options import add_latency, add_model, add_space, latency_options
 from layermerge.commands.profile import Subject, load_subject
 from layermerge.errors import InputError
@@ -55,8 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
     count, text = done(arguments, subject, options)
     if arguments.json:
         found = {"table": arguments.table, "study": arguments.study, "count": count}
-        text = json.dumps(found)
-    print(text)
+        print_document(found)
+    else:
+        print(text)
     return 0
 
 

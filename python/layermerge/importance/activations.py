@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from layermerge.errors import InputError, shown
 from layermerge.network import InputSpec, Network
+from layermerge.values import lasting
+from layermerge.weights import add_to_digest
 
 Batches = Iterable[Any]
 """Batches of calibration data: inputs, or tuples that begin with them (labels may follow)."""
@@ -50,6 +54,15 @@ def check_batches(name: str, batches: Batches, model: nn.Module, network: Networ
         Says which batch is not as expected.
     """
     spec = _only_input(name, network)
+    _check_rereadable(name, batches)
+    device, count = device_of(model), 0
+    for count, batch in enumerate(batches, 1):
+        _check_batch(f"batch {count - 1} of {name}", batch, model, spec, device)
+    if not count:
+        raise InputError(f"{name} holds no batch: give some batches of training data")
+
+
+def _check_rereadable(name: str, batches: Batches) -> None:
     if isinstance(batches, Iterator):
         raise InputError(
             f"{name} is a {type(batches).__name__}, which is used up after one pass: give a list "
@@ -57,11 +70,6 @@ def check_batches(name: str, batches: Batches, model: nn.Module, network: Networ
         )
     if isinstance(batches, (str, bytes, Mapping)) or not isinstance(batches, Iterable):
         raise InputError(f"{name} must be a list of batches, got {shown(repr(batches))}")
-    device, count = device_of(model), 0
-    for count, batch in enumerate(batches, 1):
-        _check_batch(f"batch {count - 1} of {name}", batch, model, spec, device)
-    if not count:
-        raise InputError(f"{name} holds no batch: give some batches of training data")
 
 
 def _only_input(name: str, network: Network) -> InputSpec:
@@ -103,6 +111,19 @@ def _inputs(what: str, batch: Any) -> Tensor:
             "that begins with one"
         )
     return inputs
+
+
+def fingerprint_batches(batches: Batches) -> str:
+    """Hash of what batches hold, labels included."""
+    _check_rereadable("calibration", batches)
+    digest = hashlib.sha256()
+    for place, batch in enumerate(batches):
+        for leaf in pytree.tree_leaves(batch):
+            if isinstance(leaf, Tensor):
+                add_to_digest(digest, str(place), leaf)
+            else:
+                digest.update(f"{place} {lasting(repr(leaf))}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def inputs_of(batches: Batches, device: torch.device) -> Iterator[Tensor]:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
 import torch
 from torch import nn
 
-from layermerge.arguments import check_argument
 from layermerge.callbacks import check_callbacks
-from layermerge.candidates import PLAN, Candidate, CandidateSpace, Combination, Replacement
+from layermerge.candidates import (
+    PLAN,
+    Candidate,
+    CandidateSpace,
+    Combination,
+    Replacement,
+    check_space,
+)
 from layermerge.checks import check_seed, check_truth
 from layermerge.claims import POLL_S
 from layermerge.errors import InputError, LayerMergeError, shown
-from layermerge.importance.activations import check_batches
+from layermerge.importance.activations import check_batches, fingerprint_batches
 from layermerge.importance.estimators import (
     Estimator,
     PlanEstimator,
@@ -54,7 +60,7 @@ def estimate_importance(
     score_fn: ScoreFunction | None = None,
     train_fn: TrainFunction | None = None,
     estimator: str | Estimator = "custom",
-    skip: Collection[Candidate] = (),
+    skip: Iterable[Candidate] = (),
     seed: int = 0,
     study: StudyLike = None,
     executor: Executor = SERIAL,
@@ -82,7 +88,7 @@ def estimate_importance(
         Names what `score_fn` and `train_fn` do, with their settings. A study holds scores by
         this name: change it when they change. Or an estimator of `layermerge.importance`, which
         takes their place.
-    skip : collection of Candidate
+    skip : iterable of Candidate
         Left out, such as `LatencyProfile.unprofitable`.
     seed : int
     study : Study or path, optional
@@ -103,13 +109,13 @@ def estimate_importance(
     LayerMergeError
         If every candidate fails.
     """
-    check_argument("network", network, Network)
-    check_argument("space", space, CandidateSpace)
     check_truth("progress", progress)
-    if isinstance(skip, str) or not all(isinstance(each, Candidate) for each in skip):
+    check_space(network, space)
+    skipped = {*skip} if isinstance(skip, Iterable) and not isinstance(skip, str) else {None}
+    if not all(isinstance(each, Candidate) for each in skipped):
         raise InputError(f"skip must be candidates of the space, got {shown(repr(skip))}")
     chosen = estimator_of(estimator, score_fn, train_fn)
-    wanted = [c for c in space.candidates if not c.is_original and c not in skip]
+    wanted = [c for c in space.candidates if not c.is_original and c not in skipped]
     with (
         opened(study) as store,
         evaluating(model, network, chosen, seed=seed, study=store, executor=executor) as evaluate,
@@ -118,7 +124,7 @@ def estimate_importance(
         scores = evaluate(wanted, on_score=show)
         evaluate.check_some(scores)
         base = evaluate.base
-    return collect(base, scores, skipped=frozenset(candidate.key for candidate in skip))
+    return collect(base, scores, skipped=frozenset(c.key for c in space.candidates if c in skipped))
 
 
 def estimator_of(
@@ -302,6 +308,11 @@ def evaluating(
     calibration = getattr(estimator, "calibration", None)
     if calibration is not None:
         check_batches("calibration", calibration, model, network)
+        if fingerprint_batches(calibration) != fingerprint_batches(calibration):
+            _log.warning(
+                "calibration holds other batches each time it is read, so that a study does not "
+                "find again what was made of them: give a list of batches"
+            )
     job = Job(model, network, estimator, seed, torch.get_num_threads())
     with executor.open(job) as (run, slots):
         yield Evaluations(job, study, run, slots)

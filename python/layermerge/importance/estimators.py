@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -18,11 +19,13 @@ from layermerge.callbacks import check_callbacks, check_in_place, finite
 from layermerge.candidates import Candidate, Combination
 from layermerge.checks import check_instance, check_numbers, check_texts
 from layermerge.errors import InputError, TrainingError
-from layermerge.importance.activations import Batches
+from layermerge.importance.activations import Batches, fingerprint_batches
 from layermerge.importance.closed_form import RIDGE, merge_least_squares
+from layermerge.model_checks import not_finite_statistics
 from layermerge.network import Network
 from layermerge.plan import original_plan, plan_of
 from layermerge.rewriting import rewrite
+from layermerge.seeding import modes_kept
 
 ScoreFunction = Callable[[nn.Module], float]
 TrainFunction = Callable[[nn.Module], object]
@@ -108,14 +111,16 @@ class ShortFineTune:
         if self.init == "least_squares" and self.reinitialise:
             raise InputError("give either init 'least_squares' or reinitialise, not both")
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Names the estimator with its settings."""
+        """Names the estimator with its settings, and the data that it merges by."""
         settings: dict[str, object] = {"estimator": self.name}
         if self.train_fn is None:
             settings["training"] = "none"
         if self.init == "least_squares":
-            settings |= {"init": self.init, "ridge": self.ridge}
+            assert self.calibration is not None
+            batches = fingerprint_batches(self.calibration)
+            settings |= {"init": self.init, "ridge": self.ridge, "batches": batches}
         if self.reinitialise:
             settings["reinitialise"] = True
         return json.dumps(settings, sort_keys=True)
@@ -162,7 +167,8 @@ def train_in_place(name: str, train_fn: TrainFunction, network: nn.Module) -> No
         they are no longer finite.
     """
     before = _parameters(network)
-    check_in_place(name, train_fn(network), network)
+    with modes_kept():
+        check_in_place(name, train_fn(network), network)
     _check_same(name, before, _parameters(network))
     _check_finite(network)
 
@@ -172,6 +178,9 @@ def _check_finite(module: nn.Module) -> None:
     for name, weight in module.named_parameters():
         if not torch.isfinite(weight).all():
             raise TrainingError(f"fine-tuning diverged: parameter {name!r} holds NaN or infinity")
+    for name, each in module.named_modules():
+        if (bad := not_finite_statistics(each)) is not None:
+            raise TrainingError(f"fine-tuning diverged: {bad} of {name!r} holds NaN or infinity")
 
 
 def _parameters(module: nn.Module) -> dict[str, str]:
@@ -196,4 +205,5 @@ def _check_same(name_of_function: str, before: dict[str, str], after: dict[str, 
 
 def finite_score(score_fn: ScoreFunction, module: nn.Module) -> float:
     """What `score_fn` returns, which must be a finite number."""
-    return finite("score_fn", score_fn(module))
+    with modes_kept():
+        return finite("score_fn", score_fn(module))

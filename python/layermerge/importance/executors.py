@@ -20,6 +20,9 @@ It asks for a candidate when it is about to start it."""
 MAX_LOSSES = 3
 """Workers that may be lost over one candidate before it is marked as failed."""
 
+KILLED = -9
+"""The exit code of a process that a signal ended which it cannot handle."""
+
 
 @runtime_checkable
 class Executor(Protocol):
@@ -53,11 +56,17 @@ def check_executor(executor: object) -> None:
     )
 
 
-def lost(seconds: float) -> Score:
-    """The outcome for a candidate over which too many workers were lost."""
-    return Score(
-        None,
-        f"{MAX_LOSSES} workers were lost while they evaluated it: killed, perhaps by the system "
-        "for want of memory",
-        seconds,
-    )
+def lost(seconds: float, exit_code: int | None = None) -> Score:
+    """The outcome for a candidate over which too many workers were lost.
+
+    Parameters
+    ----------
+    seconds : float
+    exit_code : int, optional
+        Of the last one; minus the number of a signal that ended it.
+    """
+    how = "killed, perhaps by the system for want of memory"
+    if exit_code is not None:
+        ended = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+        how = f"the last by {ended}" + (f" ({how})" if exit_code == KILLED else "")
+    return Score(None, f"{MAX_LOSSES} workers were lost while they evaluated it: {how}", seconds)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from layermerge.planning import (
     explained,
     make_plan,
     predict_ns,
+    with_left_out,
 )
 
 _log = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ class PlanSearch:
         if failures:
             _log.warning(
                 "%d candidates failed in an earlier run on this study and are left out; the first: "
-                "%s. Another `estimator` name, or another study, tries them again",
+                "%s. Another study tries them again, or in Python another `estimator` name",
                 len(failures),
                 failures[0],
             )
@@ -92,7 +94,8 @@ class PlanSearch:
         """The best plan for each budget."""
         replacements = [each for each in self.candidates if not each.is_original]
         if self._options.full:
-            self._known.update(self._evaluate(replacements))
+            counted = partial(self._announce_count, len(replacements))
+            self._known.update(self._evaluate(replacements, on_score=counted))
             self._evaluate.check_some(self._known)
         last, others = self._settle(budgets_ns)
         plans = [
@@ -100,10 +103,29 @@ class PlanSearch:
             for each in budgets_ns
         ]
         if self.scores.unevaluated:
-            plans = [replace(plan, certificate=last.certificate) for plan in plans]
+            certificate = with_left_out(last.certificate, self.scores)
+            plans = [replace(plan, certificate=certificate) for plan in plans]
         else:
             self._evaluate.check_some(self._known)
         return self._contest(plans, others, last, budgets_ns) if self._others else tuple(plans)
+
+    def _announce_count(self, total: int, count: int) -> None:
+        """Say how many candidates are evaluated, where all are."""
+        self._announce(
+            Status(
+                round=0,
+                evaluated=count,
+                total=total,
+                wanted=total - count,
+                is_done=False,
+                base=self._evaluate.base,
+                seconds_each=self._seconds_each,
+                slots=self._evaluate.slots,
+                estimator=self._evaluate.estimator,
+                certificate="",
+                plans=(),
+            )
+        )
 
     def _settle(self, budgets_ns: Sequence[int]) -> tuple[Round, list[list[Combination]]]:
         """Search in every discipline, until none learns anything from the entries of the others.
@@ -227,11 +249,16 @@ class PlanSearch:
         self._evaluate.check_not_all_alike(self._known)
         return {k: self._delta(c) for k, c in enumerate(self.candidates) if c.key in found}
 
+    @property
+    def _seconds_each(self) -> float:
+        """Mean time of an evaluation; 0 if there was none yet."""
+        seconds = [score.seconds for score in self._known.values()]
+        return sum(seconds) / max(1, len(seconds))
+
     def _is_unknown(self, candidate: Candidate) -> bool:
         return not candidate.is_original and candidate.key not in self._known
 
     def _status(self, state: Round, budgets_ns: Sequence[int]) -> Status:
-        seconds = [score.seconds for score in self._known.values()]
         plans = zip(budgets_ns, state.rows, state.value, state.bound, strict=True)
         return Status(
             round=state.number,
@@ -240,7 +267,7 @@ class PlanSearch:
             wanted=state.wanted,
             is_done=state.is_last and not self._others,
             base=self._evaluate.base,
-            seconds_each=sum(seconds) / max(1, len(seconds)),
+            seconds_each=self._seconds_each,
             slots=self._evaluate.slots,
             estimator=self._evaluate.estimator,
             certificate=state.certificate,

@@ -6,6 +6,7 @@ import copy
 import multiprocessing
 import pickle
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -108,7 +109,7 @@ def _run(
             if losses[candidate] < MAX_LOSSES:
                 again.append(candidate)
             else:
-                yield candidate, lost(seconds)
+                yield candidate, lost(seconds, worker.exit_code)
 
 
 @dataclass
@@ -122,6 +123,7 @@ class _Worker:
     connection: Connection = field(init=False)
     process: BaseProcess | None = None
     has_begun: bool = False
+    exit_code: int | None = None
 
     def give(self, candidate: Replacement) -> None:
         """Start to evaluate a candidate."""
@@ -143,6 +145,7 @@ class _Worker:
             result = self.connection.recv()
         except (EOFError, OSError):
             self._check_began()
+            self.exit_code = self.process.exitcode if self.process else None
             self.stop()
             return None
         finally:
@@ -178,6 +181,7 @@ def _serve(connection: Connection, payload: bytes, device: str) -> None:
     """Evaluate what arrives, until the other end is closed: what a worker process does."""
     # Ctrl-C reaches all processes of a terminal: the driver ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout = sys.stderr  # the driver's may be a document
     try:
         job = load(payload, device)
     except Exception as error:  # whatever unpickling meets

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,12 +19,20 @@ from layermerge.callbacks import check_callbacks
 from layermerge.candidates import Candidate
 from layermerge.checks import check_numbers, check_texts
 from layermerge.errors import InputError, located, shown
-from layermerge.importance.activations import Batches, Recorder, device_of, inputs_of, record
+from layermerge.importance.activations import (
+    Batches,
+    Recorder,
+    device_of,
+    fingerprint_batches,
+    inputs_of,
+    record,
+)
 from layermerge.importance.closed_form import RIDGE, merge_least_squares
 from layermerge.importance.estimators import ScoreFunction, finite_score
 from layermerge.network import Network
 from layermerge.plan import original_plan, replace_segment
 from layermerge.rewriting import rewrite, rewriting_of
+from layermerge.values import lasting
 
 
 @dataclass(frozen=True)
@@ -44,10 +53,10 @@ class OutputError:
         _check_given(self.calibration)
         check_texts(self, "name")
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Names the estimator with its settings."""
-        return json.dumps({"estimator": "output error", "data": self.name}, sort_keys=True)
+        """Names the estimator with its settings and data."""
+        return _fingerprint("output error", self.name, self.calibration)
 
     def base(self, model: nn.Module, network: Network) -> float:
         """The original network has no error."""
@@ -90,10 +99,11 @@ class FirstOrderTaylor:
         check_callbacks(loss_fn=self.loss_fn)
         check_texts(self, "name")
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Names the estimator with its settings."""
-        return json.dumps({"estimator": "taylor", "data": self.name}, sort_keys=True)
+        """Names the estimator with its settings and data."""
+        loss = lasting(getattr(self.loss_fn, "__qualname__", repr(self.loss_fn)))
+        return _fingerprint("taylor", self.name, self.calibration, loss=loss)
 
     def base(self, model: nn.Module, network: Network) -> float:
         """The original network changes nothing; here the labels and `loss_fn` are tried."""
@@ -155,12 +165,11 @@ class ClosedForm:
         check_texts(self, "name")
         check_numbers(self, "ridge", least=0)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Names the estimator with its settings."""
+        """Names the estimator with its settings and data."""
         what = "closed form error" if self.score_fn is None else "closed form score"
-        settings = {"estimator": what, "data": self.name, "ridge": self.ridge}
-        return json.dumps(settings, sort_keys=True)
+        return _fingerprint(what, self.name, self.calibration, ridge=self.ridge)
 
     def base(self, model: nn.Module, network: Network) -> float:
         """Score of the original network; it has no error."""
@@ -242,6 +251,12 @@ def _loss(loss_fn: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, labels: 
             f"outputs, got {shown(repr(loss))}"
         )
     return loss
+
+
+def _fingerprint(estimator: str, name: str, calibration: Batches, **settings: object) -> str:
+    batches = fingerprint_batches(calibration)
+    named = {"estimator": estimator, "data": name, "batches": batches, **settings}
+    return json.dumps(named, sort_keys=True)
 
 
 def _check_given(calibration: object) -> None:

@@ -144,7 +144,8 @@ def searching(
 
         def announce(status: Status) -> None:
             status.save(study)
-            _log.info("%s", next(status.lines()))
+            if status.round:  # counts within one are for the bar
+                _log.info("%s", next(status.lines()))
             show(status.evaluated)
 
         yield PlanSearch(profile, evaluate, guesses, options, announce)

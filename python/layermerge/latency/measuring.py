@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from layermerge.arguments import check_argument
-from layermerge.candidates import CandidateSpace
+from layermerge.candidates import CandidateSpace, check_space
 from layermerge.checks import check_truth
 from layermerge.errors import InputError, LayerMergeError, MeasurementError
 from layermerge.graph import ExampleInputs, bind_inputs, capture, graph_arguments
@@ -87,7 +87,7 @@ def measure_latency(
         If a part of the original network cannot be run.
     """
     began = time.monotonic()
-    _check_space(network, space)
+    check_space(network, space)
     check_argument("options", options, LatencyOptions)
     if deployed is not None:
         check_argument("deployed", deployed, nn.Module)
@@ -148,7 +148,7 @@ def import_table(
     InputError
         If the table is of another network, or foreign and that is not allowed.
     """
-    _check_space(network, space)
+    check_space(network, space)
     check_argument("options", options, LatencyOptions)
     for name, value in (("allow_foreign", allow_foreign), ("replace", replace)):
         check_truth(name, value)
@@ -225,17 +225,6 @@ def _check_inputs(network: Network, inputs: Mapping[str, Any]) -> Tensor:
     if not len(first):
         raise InputError(f"example input {network.inputs[0].name!r} holds no images: give some")
     return first
-
-
-def _check_space(network: Network, space: CandidateSpace) -> None:
-    """Refuse the candidates of another network."""
-    check_argument("network", network, Network)
-    check_argument("space", space, CandidateSpace)
-    if space.network.fingerprint != network.fingerprint:
-        raise InputError(
-            f"space is of another network ({space.network.name}) than {network.name}, or was "
-            "traced otherwise: enumerate_candidates(network) makes its own"
-        )
 
 
 def _barriers(
