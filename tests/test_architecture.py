@@ -131,6 +131,7 @@ LAYERS = (
     ("operations", "ordering", "slicing"),
     ("gates", "arithmetic"),
     ("sampling",),
+    ("configuration",),
     ("values", "convolutions"),
     ("graph",),
     ("probing",),

@@ -148,3 +148,8 @@ def test_bad_input_exits_with_2(capsys, file, tmp_path, more, message):
     Study(study).close()
     assert main(["importance", *(each.format(study=study, file=file) for each in more)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_budgets_without_a_model_are_refused(killed, capsys):
+    assert main(["importance", f"--study={killed[0]}", "--latency", "50%"]) == 2
+    assert "are for a search, which needs a MODEL" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -122,3 +123,22 @@ def test_verbose_says_where_an_error_is_from():
     assert "Traceback" in said
     assert said.splitlines()[-1].startswith("layermerge solve: error: ")
     assert streams("solve", "--quiet", "--verbose")[0] == 2
+
+
+def test_what_a_model_prints_is_not_in_the_document(tmp_path, capsys):
+    (tmp_path / "chatty.py").write_text(
+        "from torch import nn\n"
+        "print('hello')\n"
+        "class Chatty(nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        print('forward')\n"
+        "        return super().forward(x)\n"
+        "def make():\n"
+        "    return Chatty(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)).eval()\n"
+    )
+    model = f"{tmp_path / 'chatty.py'}:make"
+    assert main(["inspect", model, "--input=1x3x8x8", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)
+    assert "hello\n" in printed.err
+    assert "forward\n" in printed.err

@@ -238,6 +238,7 @@ def test_damaged_origins_of_tables(tmp_path):
         "end_to_end": measured,
         "deployed": "base",
         "activations": ["relu"],
+        "subjects": {"pool": "barrier pool", "fc": "barrier fc"},
         "table_sha256": "0" * 64,
     }
     write_document(path, "table-origin", SCHEMA_VERSION, values)

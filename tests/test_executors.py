@@ -82,7 +82,10 @@ def test_a_killed_worker_is_replaced_and_what_kills_every_worker_is_marked(trace
     with Processes(1).open(job_of(traced, train)) as (run, _):
         scores = dict(run([first, second]))
     assert len(list(tmp_path.iterdir())) == MAX_LOSSES + 1
-    assert f"{MAX_LOSSES} workers were lost while they evaluated it" in scores[first].failure
+    failure = scores[first].failure
+    assert (
+        f"{MAX_LOSSES} workers were lost while they evaluated it: the last by signal 9" in failure
+    )
     assert scores[second].score == job_of(traced).run(second).score
 
 

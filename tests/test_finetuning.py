@@ -536,3 +536,77 @@ def test_two_processes_train_as_one_does(tmp_path):
 def test_settings_of_another_type_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         FinetuneSettings(**settings)
+
+
+class Sizes(nn.Module):
+    def forward(self, images):
+        return {"logits": images}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"teacher": nn.Sequential(nn.Conv2d(1, 5, 8), nn.Flatten())},
+            r"the teacher computes \(32, 5\) where the model computes \(32, 3\)",
+        ),
+        ({"teacher": Sizes()}, "the teacher computes dict where the model"),
+        ({"teacher": nn.Conv2d(3, 3, 8)}, "the teacher fails on the first batch, images of shape"),
+        (
+            {"teacher": nn.Sequential(nn.BatchNorm2d(1))},
+            "batch norm '0' of the teacher is in training mode",
+        ),
+        ({"data": (IMAGES.to(torch.uint8), LABELS)}, "the model fails on the first batch, .*uint8"),
+        ({"data": (IMAGES.double(), LABELS)}, "the model fails on the first batch, .*float64"),
+        ({"data": [(IMAGES, torch.tensor(1))]}, "labels of data must be one for each image"),
+        ({"data": [(torch.tensor(1.0), LABELS)]}, "images of data must be one for each image"),
+        ({"data": [(IMAGES, torch.full_like(LABELS, -100))]}, "all labels of a batch are -100"),
+        (
+            {"data": [(IMAGES, LABELS), (IMAGES, LABELS.float())]},
+            r"labels are float32 of shape \(256,\): expected an index of 3 classes",
+        ),
+        (
+            {"data": [(IMAGES, torch.ones(256, 3))]},
+            "must be probabilities, at least 0 and 1 in sum",
+        ),
+        ({"checkpoint": "a\0b"}, "checkpoint must be a path, got 'a.x00b', which holds a zero"),
+        ({"log": 4}, "log must be a path, text or pathlib.Path, got int"),
+        ({"tensorboard": 4}, "tensorboard must be a path, text or pathlib.Path, got int"),
+        ({"accelerator": 3}, "accelerator must be an accelerate.Accelerator, got 3"),
+    ],
+)
+def test_what_cannot_be_trained_with_is_named(change, message):
+    arguments = {"data": (IMAGES, LABELS), **change}
+    with pytest.raises(InputError, match=message):
+        finetune(tiny_classifier(), settings=SETTINGS, **arguments)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_log_without_space_is_named():
+    with pytest.raises(InputError, match="log /dev/full cannot be written: No space"):
+        finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS, log="/dev/full")
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_does_not_depend_on_the_gradient_mode_around_it(mode):
+    model = tiny_classifier()
+    with mode():
+        finetune(model, (IMAGES, LABELS), SETTINGS)
+    assert are_equal(model.state_dict(), weights_after())
+
+
+def loader_of_its_own():
+    data = torch.utils.data.TensorDataset(IMAGES, LABELS)
+    generator = torch.Generator().manual_seed(3)
+    return torch.utils.data.DataLoader(data, 32, shuffle=True, generator=generator)
+
+
+@pytest.mark.parametrize("step", [3, 8, 11])
+def test_a_loader_with_a_generator_of_its_own_goes_on_exactly(tmp_path, monkeypatch, step):
+    monkeypatch.setattr(Checkpoint, "is_due", ALWAYS)
+    whole, path = tiny_classifier(), tmp_path / "training.ckpt"
+    losses = finetune(whole, loader_of_its_own(), SETTINGS)
+    train_until(step, tiny_classifier(), path, SETTINGS, loader_of_its_own())
+    resumed = tiny_classifier()
+    assert finetune(resumed, loader_of_its_own(), SETTINGS, checkpoint=path) == losses
+    assert are_equal(whole.state_dict(), resumed.state_dict())

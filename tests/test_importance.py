@@ -267,3 +267,71 @@ def test_a_score_fn_that_raises_on_the_original_network_is_named(traced):
     with pytest.raises(InputError, match=r"score_fn failed on the original.*KeyError") as caught:
         estimate(traced, score_fn=fail)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_candidates_to_skip_may_come_from_a_generator(traced):
+    first = replacements(traced[2])[0]
+    scores = estimate(traced, train_fn=None, skip=(each for each in [first]))
+    assert first.key in scores.skipped
+    assert first.key not in scores.raw
+
+
+@pytest.mark.parametrize("skip", [3, "all", [[1]], [None]])
+def test_what_is_no_candidate_to_skip_is_refused(traced, skip):
+    with pytest.raises(InputError, match="skip must be candidates of the space"):
+        estimate(traced, skip=skip)
+
+
+def test_candidates_of_another_network_are_refused(traced):
+    other = trace(tiny_classifier()[:-2], torch.zeros(2, 1, 8, 8))
+    assert other.fingerprint != traced[1].fingerprint
+    with pytest.raises(InputError, match="space is of another network"):
+        estimate((traced[0], traced[1], enumerate_candidates(other)))
+
+
+def test_statistics_of_a_batch_norm_that_diverged_are_a_failure():
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 3, padding=1),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 3, 8),
+        torch.nn.Flatten(),
+    ).eval()
+
+    def spoil(module):
+        for each in module.modules():
+            if isinstance(each, torch.nn.BatchNorm2d):
+                each.running_mean.fill_(float("nan"))
+
+    network = trace(model, torch.zeros(2, 1, 8, 8))
+    space = enumerate_candidates(network)
+    has_norm = {
+        c.key: any(
+            isinstance(each, torch.nn.BatchNorm2d)
+            for each in rewrite(model, replace_segment(network, c)).modules()
+        )
+        for c in replacements(space)
+    }
+    assert {*has_norm.values()} == {True, False}
+    scores = estimate((model, network, space), train_fn=spoil, score_fn=lambda _: 1.0)
+    assert scores.failures.keys() == {key for key, has in has_norm.items() if has}
+    assert all("diverged: running_mean of" in why for why in scores.failures.values())
+
+
+def test_modes_that_a_callback_changes_are_put_back(traced):
+    def careless(module):
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+
+    def score(module):
+        assert torch.is_grad_enabled()
+        assert torch.get_default_dtype() == torch.float32
+        careless(module)
+        return 1.0
+
+    scores = estimate(traced, train_fn=careless, score_fn=score)
+    assert not scores.failures
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32

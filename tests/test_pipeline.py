@@ -389,3 +389,41 @@ def test_a_final_fine_tune_that_changes_the_precision_is_told(model, first_run):
             finetune_fn=lambda module: module.half(),
             options=replace(OPTIONS, finetuner="halving"),
         )
+
+
+def test_weights_of_an_earlier_fine_tune_are_told(model, tmp_path, caplog):
+    study = tmp_path / "run.db"
+    run(model, study=study)
+    assert "those of an earlier run" not in caplog.text
+    changed = Counted(train)
+    run(model, study=study, finetune_fn=changed)
+    assert changed.count == 0
+    assert "give another study, or Options(finetuner=...) another name" in caplog.text
+    run(model, study=study, finetune_fn=changed, options=replace(OPTIONS, finetuner="longer"))
+    assert changed.count == 1
+
+
+@pytest.mark.parametrize("name", ["estimator", "finetuner"])
+def test_names_are_not_empty(name):
+    with pytest.raises(InputError, match=f"{name} must be a name, got an empty text"):
+        Options(**{name: ""})
+
+
+def test_options_of_another_type_are_named(model):
+    with pytest.raises(InputError, match="options must be an Options, got NoneType"):
+        run(model, options=None)
+
+
+def test_a_full_search_says_how_far_it_is(model, tmp_path):
+    study, seen = tmp_path / "run.db", []
+
+    def score_and_look(module):
+        with Study(study) as other:
+            content = other.artefact(status.KEY)
+        if content is not None:
+            seen.append(status.load_status(Study(study)).evaluated)
+        return score(module)
+
+    options = replace(OPTIONS, search=SearchOptions(full=True, contest=False))
+    found = run(model, study=study, score_fn=score_and_look, options=options)
+    assert {*range(found.result.num_scored)} <= {*seen}

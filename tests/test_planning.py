@@ -256,3 +256,17 @@ def test_a_budget_may_be_a_fraction():
     assert str(Budget(fraction=Fraction(1, 2))) == "50% of the original latency"
     assert str(Budget(speedup=Fraction(3, 2))) == "a speed-up of 1.5"
     assert Budget(fraction=Fraction(1, 3)).resolve(300) == 100
+
+
+def test_a_certificate_says_what_was_left_out():
+    profile = profile_of(enumerate_candidates(trace(zoo("basic"), images(1, 3, 16, 16))))
+    scores = ImportanceScores(0.0, {c.key: 0.0 for c in profile.space.candidates}, {}, frozenset())
+    assert "left out" not in make_plan(profile, scores, 10**9).certificate
+    replaced = [c for c in profile.space.candidates if not c.is_original]
+    skipped = frozenset([replaced[0].key])
+    fewer = replace(
+        scores, raw={k: v for k, v in scores.raw.items() if k not in skipped}, skipped=skipped
+    )
+    assert make_plan(profile, fewer, 10**9).certificate.endswith(
+        "(1 that are no faster than the layers they replace are left out)"
+    )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import fx
 
+from layermerge.configuration import described
 from layermerge.dataflow import Kind, Operation
 from layermerge.gates import parts_of
 from layermerge.network import Barrier
@@ -68,7 +69,7 @@ class Accounts:
     def _settings(self, node: fx.Node) -> str:
         """What decides how long an operation takes, besides its kind."""
         called = (
-            repr(self.captured.get_submodule(str(node.target)))
+            described(self.captured.get_submodule(str(node.target)))
             if node.op == "call_module"
             else f"{node.args} {node.kwargs}"
         )

@@ -97,9 +97,10 @@ class Training:
             for place, batch in enumerate(loader):
                 is_empty = False
                 if place < skipped:
+                    if place + 1 == skipped:
+                        self._take_up()
                     continue
                 images, labels = checked_batch(batch)
-                self._take_up()
                 if self.accelerator is not None and not is_divided:
                     images, labels = self._share(images), self._share(labels)
                 self._step(images.to(self.device), labels.to(self.device))
@@ -111,7 +112,6 @@ class Training:
                 raise InputError(
                     "data holds no batch (an iterator that is used up holds none either)"
                 )
-            self._take_up()
             self._batches_done = 0
 
     def finish(self) -> None:
@@ -155,11 +155,11 @@ class Training:
         self._epoch_began, self._loader_began = random_state(), self._loader_state()
 
     def _take_up(self) -> None:
-        """Once the batches that were seen are passed, be where the state was."""
-        if self._resumed is not None:
-            restore_random_state(self._resumed["random"])
-            self._restore_loader(self._resumed["loader"])
-            self._resumed = None
+        """Behind the last batch that was seen, be where the state was."""
+        assert self._resumed is not None
+        restore_random_state(self._resumed["random"])
+        self._restore_loader(self._resumed["loader"])
+        self._resumed = None
 
     def _loader_state(self) -> list[Tensor]:
         return [generator.get_state() for generator in self._generators]

@@ -58,7 +58,7 @@ def logging_to(
     with ExitStack() as stack:
         records: list[Record] = []
         if log is not None:
-            records.append(stack.enter_context(_csv(Path(log))))
+            records.append(_csv(Path(log)))
         if tensorboard is not None:
             records.append(stack.enter_context(_events(Path(tensorboard))))
 
@@ -86,33 +86,23 @@ def tensorboard_writer() -> type[SummaryWriter]:
     return SummaryWriter
 
 
-@contextmanager
-def _csv(path: Path) -> Iterator[Record]:
-    try:
-        file = path.open("w", newline="", encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"log {path} cannot be written: {error.strerror}. Name a file that you may write to"
-        ) from error
-    with file:
-        rows = csv.writer(file)
-        rows.writerow([field.name for field in fields(Step)])
+def _csv(path: Path) -> Record:
+    def write(mode: str, *values: object) -> None:
+        try:
+            with path.open(mode, newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow(values)
+        except OSError as error:
+            raise InputError(
+                f"log {path} cannot be written: {error.strerror}. Name a file that you may write "
+                "to, on a disk with space"
+            ) from error
 
-        def record(step: Step) -> None:
-            try:
-                rows.writerow(
-                    [
-                        step.step,
-                        f"{step.loss:.6g}",
-                        f"{step.learning_rate:.6g}",
-                        f"{step.seconds:.2f}",
-                    ]
-                )
-                file.flush()
-            except OSError as error:
-                raise InputError(f"log {path} cannot be written: {error.strerror}") from error
+    def record(step: Step) -> None:
+        numbers = f"{step.loss:.6g}", f"{step.learning_rate:.6g}", f"{step.seconds:.2f}"
+        write("a", step.step, *numbers)
 
-        yield record
+    write("w", *(field.name for field in fields(Step)))
+    return record
 
 
 @contextmanager

@@ -111,9 +111,10 @@ def estimate_importance(
     """
     check_truth("progress", progress)
     check_space(network, space)
-    skipped = {*skip} if isinstance(skip, Iterable) and not isinstance(skip, str) else {None}
-    if not all(isinstance(each, Candidate) for each in skipped):
+    given = [*skip] if isinstance(skip, Iterable) else [skip]
+    if not all(isinstance(each, Candidate) for each in given):
         raise InputError(f"skip must be candidates of the space, got {shown(repr(skip))}")
+    skipped = {*given}
     chosen = estimator_of(estimator, score_fn, train_fn)
     wanted = [c for c in space.candidates if not c.is_original and c not in skipped]
     with (

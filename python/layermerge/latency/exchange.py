@@ -51,6 +51,8 @@ class Origin:
         Name of what was measured end to end, in a study.
     activations : tuple of str
         Kinds that are added behind merged segments.
+    subjects : dict of str to str
+        Names of the fixed parts in a study, by graph node.
     table_sha256 : str
         Of the table's file: one that was edited since is no longer what was measured.
     """
@@ -61,6 +63,7 @@ class Origin:
     end_to_end: Measurement | None
     deployed: str
     activations: tuple[str, ...]
+    subjects: dict[str, str]
     table_sha256: str
 
 
@@ -91,6 +94,7 @@ def write_profile(profile: LatencyProfile, path: str | Path) -> int:
         profile.end_to_end,
         profile.deployed,
         _added_activations(profile.space),
+        dict(profile.subjects),
         _sha256(path),
     )
     write_document(origin_path(path), "table-origin", SCHEMA_VERSION, asdict(origin))
@@ -110,6 +114,7 @@ def check_origin(
     origin: Origin | None,
     here: Environment,
     space: CandidateSpace,
+    subjects: Mapping[str, str],
     *,
     allow_foreign: bool,
 ) -> None:
@@ -136,6 +141,10 @@ def check_origin(
             f"{' and '.join(origin.activations) or 'nothing'} is added behind its merged segments, "
             f"and {' and '.join(added) or 'nothing'} here: give the same --boundary-activation"
         )
+    elif other := [
+        name for name, subject in subjects.items() if origin.subjects.get(name) != subject
+    ]:
+        what = f"its part {other[0]!r} has other settings or code than here, of equal shapes"
     else:
         return
     if not allow_foreign:
@@ -235,6 +244,7 @@ def _parse(document: Mapping[str, Any]) -> Origin:
         None if whole is None else _measurement(whole, least_ns=1),
         document["deployed"],
         tuple(document["activations"]),
+        document["subjects"],
         document["table_sha256"],
     )
     check_types(origin)

@@ -165,15 +165,16 @@ def import_table(
     found = {subject_of(signature): latency for signature, latency in latencies.items()}
     with inference(options.threads), opened(study) as store:
         bench = Bench(options, example, len(example), store)
-        check_origin(path, origin, bench.environment, space, allow_foreign=allow_foreign)
+        barriers = _barriers(bench, captured, network, inputs)
+        subjects = {name: unit.subject for name, unit in barriers.items()}
+        check_origin(path, origin, bench.environment, space, subjects, allow_foreign=allow_foreign)
         if origin is not None and origin.network == network.fingerprint:
-            barriers = _barriers(bench, captured, network, inputs)
-            if unknown := sorted(origin.barriers.keys() - barriers.keys()):
+            if unknown := sorted(origin.barriers.keys() - subjects.keys()):
                 raise InputError(
                     f"{origin_path(path)} has a latency of {unknown[0]!r}, which this network has "
                     "not: it was changed; export the table again"
                 )
-            found |= {barriers[name].subject: m for name, m in origin.barriers.items() if m != FREE}
+            found |= {subjects[name]: m for name, m in origin.barriers.items() if m != FREE}
             if origin.end_to_end is not None:
                 found[origin.deployed] = origin.end_to_end
         held = store.measurements(bench.environment.fingerprint).keys() & found.keys()
@@ -213,9 +214,15 @@ def _check_inputs(network: Network, inputs: Mapping[str, Any]) -> Tensor:
     ------
     InputError
     """
+    examples = network.inputs[0].shape[:1]
     for spec in network.inputs:
         value = inputs.get(spec.name)
-        if not isinstance(value, Tensor) or tuple(value.shape[1:]) != spec.shape[1:]:
+        fixed = 1 if spec.shape[:1] == examples else 0  # from which dimension on
+        if (
+            not isinstance(value, Tensor)
+            or value.ndim != len(spec.shape)
+            or tuple(value.shape[fixed:]) != spec.shape[fixed:]
+        ):
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InputError(
                 f"example input {spec.name!r} is {got}, but the network was traced with "
@@ -303,6 +310,7 @@ def _profile(
         failures,
         effort,
         whole or "",
+        {name: unit.subject for name, unit in barriers.items()},
     )
 
 

@@ -84,12 +84,23 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
 def with_batch(inputs: dict[str, Any], batch: int | None) -> dict[str, Any]:
-    """Inputs of another batch size: the same examples again and again."""
-    if batch is None:
+    """Inputs of another batch size: the same examples again and again.
+
+    Tensors whose first dimension is not that of the first one are no examples, and stay: a mask, a
+    table, a time step.
+    """
+    own = next((len(leaf) for leaf in _tensors(inputs) if leaf.ndim), None)
+    if batch is None or batch == own:
         return inputs
 
     def resized(tensor: Tensor) -> Tensor:
+        if not tensor.ndim or len(tensor) != own:
+            return tensor
         return tensor[torch.arange(batch, device=tensor.device) % len(tensor)]
 
     try:

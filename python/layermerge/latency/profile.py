@@ -71,6 +71,8 @@ class LatencyProfile:
     effort : Effort
     deployed : str
         Name of what was measured end to end, in a study; empty if nothing was.
+    subjects : mapping of str to str
+        Names of the barriers in a study, by graph node: equal ones share a measurement.
     """
 
     space: CandidateSpace
@@ -81,6 +83,7 @@ class LatencyProfile:
     failures: Mapping[Signature, str] = field(default_factory=dict)
     effort: Effort = Effort()
     deployed: str = ""
+    subjects: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, candidate: Candidate) -> int:
         """Latency of a candidate, in nanoseconds."""

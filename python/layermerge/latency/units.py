@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 import operator
@@ -18,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from layermerge.activations import activation_module
 from layermerge.candidates import Signature
+from layermerge.configuration import structure
 from layermerge.errors import InputError
 from layermerge.latency.placement import Placement
 from layermerge.values import lasting
@@ -101,15 +101,8 @@ def subject_of(signature: Signature) -> str:
 
 def subject_of_whole(name: str, module: nn.Module, inputs: Mapping[str, Any]) -> str:
     """The name of a whole network in a study: one of another structure has another."""
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    structure = {
-        "inputs": repr(_shapes(inputs)),
-        "modules": lasting(repr(module)),
-        "code": module.code if isinstance(module, fx.GraphModule) else type(module).__qualname__,
-        "weights": {name: repr(_Shape(tensor)) for name, tensor in tensors.items()},
-    }
-    content = json.dumps(structure, sort_keys=True).encode()
-    return json.dumps({"whole": name, "structure": hashlib.sha256(content).hexdigest()[:16]})
+    parts = {"whole": name, "structure": structure(module), "inputs": repr(_shapes(inputs))}
+    return json.dumps(parts, sort_keys=True)
 
 
 class Buffers:
@@ -213,7 +206,7 @@ class _BarrierRecorder(fx.Interpreter):
         """What decides the node's cost: operation, configuration, shapes and other arguments."""
         if node.op == "call_module":
             module = self.fetch_attr(str(node.target))
-            operation = f"{type(module).__module__}.{type(module).__qualname__} {module!r}"
+            operation = f"{lasting(repr(module))} {structure(module)}"
         else:
             operation = f"{node.op} {torch.typename(node.target)} {_name_of(node.target)}"
         described: dict[fx.Node, Any] = {source: _shapes(v) for source, v in values.items()}
