@@ -335,3 +335,11 @@ def test_modes_that_a_callback_changes_are_put_back(traced):
     assert not scores.failures
     assert torch.is_grad_enabled()
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_scores_of_an_earlier_run_are_told_unless_they_have_a_name(traced, tmp_path, caplog):
+    skip = replacements(traced[2])[1:]
+    for name, is_told in (("custom", False), ("custom", True), ("mine", False), ("mine", False)):
+        caplog.clear()
+        estimate(traced, study=tmp_path / "run.db", estimator=name, skip=skip)
+        assert ("scores of an earlier run on this study count" in caplog.text) == is_told

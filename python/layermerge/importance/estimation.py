@@ -265,6 +265,11 @@ class Evaluations:
         if known is None:
             known = Score(found, None, 0.0)
             self._study.add_score(self._score_key(ORIGINAL), known)
+        elif getattr(job.estimator, "is_unnamed", False):
+            _log.warning(
+                "scores of an earlier run on this study count: if train_fn or its data have "
+                "changed, give another study, or give `estimator` a name"
+            )
         self._check_base(found, known.value)
         return known.value
 

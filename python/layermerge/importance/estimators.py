@@ -30,6 +30,9 @@ from layermerge.seeding import modes_kept
 ScoreFunction = Callable[[nn.Module], float]
 TrainFunction = Callable[[nn.Module], object]
 
+UNNAMED = "custom"
+"""The name of an estimator that was given none."""
+
 INITS = ("composed", "least_squares")
 
 
@@ -92,7 +95,7 @@ class ShortFineTune:
 
     score_fn: ScoreFunction
     train_fn: TrainFunction | None
-    name: str = "custom"
+    name: str = UNNAMED
     init: str = "composed"
     reinitialise: bool = False
     calibration: Batches | None = None
@@ -124,6 +127,11 @@ class ShortFineTune:
         if self.reinitialise:
             settings["reinitialise"] = True
         return json.dumps(settings, sort_keys=True)
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether nothing would tell that what it trains by has changed."""
+        return self.train_fn is not None and self.name == UNNAMED
 
     def base(self, model: nn.Module, network: Network) -> float:
         """Score of the original network, as it is."""
