@@ -610,3 +610,27 @@ def test_a_loader_with_a_generator_of_its_own_goes_on_exactly(tmp_path, monkeypa
     resumed = tiny_classifier()
     assert finetune(resumed, loader_of_its_own(), SETTINGS, checkpoint=path) == losses
     assert are_equal(whole.state_dict(), resumed.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((IMAGES, LABELS), "draws from 0 generators of its own, and drew from 1"),
+        (
+            torch.utils.data.DataLoader(
+                torch.utils.data.TensorDataset(IMAGES[:64], LABELS[:64]),
+                32,
+                shuffle=True,
+                generator=torch.Generator(),
+            ),
+            "holds fewer batches than the 3 that were seen",
+        ),
+    ],
+)
+def test_a_training_does_not_go_on_with_other_data(tmp_path, monkeypatch, data, message):
+    monkeypatch.setattr(Checkpoint, "is_due", ALWAYS)
+    settings, path = replace(SETTINGS, steps=8), tmp_path / "training.ckpt"
+    train_until(3, tiny_classifier(), path, settings, loader_of_its_own())
+    with pytest.raises(InputError, match=message):
+        finetune(tiny_classifier(), data, settings, checkpoint=path)
+    assert path.exists()

@@ -45,6 +45,14 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
 
 
+def generators_of(loader: object) -> list[torch.Generator]:
+    """The generators of its own that a `DataLoader` draws from, instead of the global one."""
+    holders = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    holders.append(getattr(holders[-1], "sampler", None))
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return [*{id(each): each for each in found if isinstance(each, torch.Generator)}.values()]
+
+
 @contextmanager
 def modes_kept() -> Iterator[None]:
     """Put torch's gradient mode and default dtype back after a block of somebody else's code."""

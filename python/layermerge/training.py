@@ -23,11 +23,12 @@ from layermerge.errors import InputError, TrainingError, located
 from layermerge.feature_distillation import FeatureDistance, Features
 from layermerge.finetune_settings import DTYPES, FinetuneSettings
 from layermerge.labels import check_labels, checked_batch
-from layermerge.seeding import random_state, restore_random_state
+from layermerge.seeding import generators_of, random_state, restore_random_state
 from layermerge.training_log import Step
 from layermerge.weights import load_state
 
 Batch = tuple[Tensor, Tensor]
+_OTHER_DATA = "give the same data, or delete the checkpoint to start anew"
 
 
 class Training:
@@ -86,7 +87,7 @@ class Training:
     def run(self, loader: Iterable[Batch]) -> Iterator[None]:
         """Take the steps that are left, epoch after epoch; yields after each."""
         self.model.train()
-        self._generators = _generators_of(loader)
+        self._generators = generators_of(loader)
         is_divided = self.accelerator is not None and isinstance(loader, DataLoader)
         if is_divided:
             loader = self.accelerator.prepare(loader)
@@ -111,6 +112,11 @@ class Training:
             if is_empty:
                 raise InputError(
                     "data holds no batch (an iterator that is used up holds none either)"
+                )
+            if self._resumed is not None:
+                raise InputError(
+                    f"data holds fewer batches than the {skipped} that were seen when the "
+                    f"checkpoint was written: {_OTHER_DATA}"
                 )
             self._batches_done = 0
 
@@ -165,6 +171,11 @@ class Training:
         return [generator.get_state() for generator in self._generators]
 
     def _restore_loader(self, states: list[Tensor]) -> None:
+        if len(states) != len(self._generators):
+            raise InputError(
+                f"data draws from {len(self._generators)} generators of its own, and drew from "
+                f"{len(states)} when the checkpoint was written: {_OTHER_DATA}"
+            )
         for generator, state in zip(self._generators, states, strict=True):
             generator.set_state(state)
 
@@ -294,14 +305,6 @@ def _average(
     count = int(num_averaged)
     step = get_ema_multi_avg_fn(min(ema, (1 + count) / (10 + count)))  # type: ignore[no-untyped-call]
     step(averaged, current, num_averaged)
-
-
-def _generators_of(loader: object) -> list[torch.Generator]:
-    """The generators of its own that a `DataLoader` draws from, instead of the global one."""
-    holders = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-    holders.append(getattr(holders[-1], "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    return [*{id(each): each for each in found if isinstance(each, torch.Generator)}.values()]
 
 
 def mixed(images: Tensor, labels: Tensor, alpha: float) -> tuple[float, Tensor, Tensor]:
