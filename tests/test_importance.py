@@ -343,3 +343,9 @@ def test_scores_of_an_earlier_run_are_told_unless_they_have_a_name(traced, tmp_p
         caplog.clear()
         estimate(traced, study=tmp_path / "run.db", estimator=name, skip=skip)
         assert ("scores of an earlier run on this study count" in caplog.text) == is_told
+
+
+def test_what_is_no_candidate_has_no_importance(traced):
+    scores = ImportanceScores(0.5, {}, {}, frozenset())
+    with pytest.raises(InputError, match="candidate must be a Candidate, got str"):
+        scores.of("0-2:3x3:1")

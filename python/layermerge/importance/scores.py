@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layermerge.arguments import check_argument
 from layermerge.candidates import Candidate
 from layermerge.errors import InputError, located, shown
 
@@ -163,6 +164,7 @@ class ImportanceScores:
         InputError
             If the candidate is of another candidate space.
         """
+        check_argument("candidate", candidate, Candidate)
         if candidate.is_original:
             return 0.0
         key = candidate.key
