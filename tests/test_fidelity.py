@@ -169,6 +169,10 @@ def test_errors_are_relative_to_what_was_measured():
     assert FIDELITY.raw_errors == pytest.approx((0.1, 0.08))  # of the plans, as with calibration
     assert FIDELITY.errors == pytest.approx((0.0, 0.2))
     assert FIDELITY.rank_correlation == 1
+    assert str(FIDELITY).endswith("the original takes +0.0% from what it took for the calibration")
+    slower = Fidelity((Trial("original", 3, 900, 1100, 0.01), *FIDELITY.trials[1:]), 1000 / 900)
+    assert "the original takes +10.0% from" in str(slower)
+    assert slower.errors == FIDELITY.errors
     assert "median 10.0%, worst 20.0% (without calibration 9.0% and 10.0%)" in str(FIDELITY)
 
 
