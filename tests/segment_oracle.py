@@ -128,8 +128,9 @@ def best_subsets(
 ) -> dict[tuple[Size, bool], float]:
     """The largest L1 norm for each (kernel size, is depthwise), over all kept subsets.
 
-    What is kept is depthwise `by_layers` if each of its layers is, or else if what they compute
-    is: two grouped layers around a removed dense one may compute something depthwise.
+    What is kept is depthwise if what it computes is, and `by_layers` if each of its layers is, too:
+    two grouped layers around a removed dense one may compute something depthwise. Depthwise layers
+    whose outputs are concatenated do not.
     """
     layers = network.layers_of(segment)
     best: dict[tuple[Size, bool], float] = {}
@@ -140,6 +141,6 @@ def best_subsets(
             except InvalidError:
                 continue
             alone = all(layer.is_depthwise for layer in kept)
-            key = (sight.kernel_size, alone if by_layers else sight.is_depthwise)
+            key = (sight.kernel_size, sight.is_depthwise and (alone or not by_layers))
             best[key] = max(best.get(key, 0.0), sum(layer.weight_l1 for layer in kept))
     return best

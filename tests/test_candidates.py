@@ -52,6 +52,22 @@ def test_candidates_of_each_segment_are_the_best_of_all_subsets(name):
     assert_candidates_are_the_best_subsets(network_of(name))
 
 
+class Concatenated(nn.Module):
+    """A depthwise layer beside another one: together they are not depthwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Conv2d(2, 2, 5, padding=2)
+        self.depthwise = nn.Conv2d(2, 2, 5, padding=2, groups=2)
+
+    def forward(self, x):
+        return torch.cat([self.dense(x), self.depthwise(x)], 1)
+
+
+def test_candidates_of_a_concatenation_are_the_best_of_all_subsets():
+    assert_candidates_are_the_best_subsets(trace(Concatenated().eval(), images(2, 2, 18, 18)))
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @given(networks(max_layers=7, centred=True))
