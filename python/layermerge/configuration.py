@@ -49,7 +49,7 @@ def _hidden(module: nn.Module) -> dict[str, str]:
         return {}
     attributes = vars(module).items()
     return {
-        name: lasting(repr(_named(value)))
+        name: lasting(repr(value))
         for name, value in attributes
         if name not in _OF_ALL_MODULES and _is_plain(value)
     }
@@ -61,10 +61,6 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, Mapping):
         return all(map(_is_plain, value.values()))
     return isinstance(value, (*_PLAIN, FunctionType))
-
-
-def _named(value: Any) -> Any:
-    return value.__qualname__ if isinstance(value, FunctionType) else value
 
 
 def _code(module: nn.Module) -> Iterator[str]:

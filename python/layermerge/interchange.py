@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from layermerge.arguments import as_path
 from layermerge.batching import Batch
@@ -25,6 +24,7 @@ from layermerge.errors import (
 )
 from layermerge.graph import graph_arguments
 from layermerge.latency.onnx_runtime import quietly
+from layermerge.latency.placement import tensors_of
 from layermerge.probing import probe
 from layermerge.rewriting import example_tensors, rewriting_of
 from layermerge.source_files import brief
@@ -306,16 +306,12 @@ def _largest_error(subject: _Subject, run: Callable[..., Any]) -> float:
     worst = 0.0
     for seed, size in enumerate(subject.batch_sizes):
         arguments = subject.arguments(size, seed)
-        expected = [x for x in pytree.tree_leaves(subject.module(*arguments)) if _is_tensor(x)]
-        actual = [x for x in pytree.tree_leaves(run(*arguments)) if _is_tensor(x)]
+        expected = tensors_of(subject.module(*arguments))
+        actual = tensors_of(run(*arguments))
         if [x.shape for x in expected] != [x.shape for x in actual]:
             return float("inf")
         worst = max(worst, relative_difference(expected, actual))
     return worst
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
 
 
 def _numpy(tensor: Tensor) -> Any:

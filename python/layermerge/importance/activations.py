@@ -45,8 +45,13 @@ def record(network: fx.GraphModule, inputs: Tensor, wanted: Collection[str]) -> 
     return recorder.values
 
 
-def check_batches(name: str, batches: Batches, model: nn.Module, network: Network) -> None:
+def check_batches(name: str, batches: Batches, model: nn.Module, network: Network) -> str:
     """Refuse calibration data that cannot calibrate, by running the model on each batch once.
+
+    Returns
+    -------
+    str
+        Their `fingerprint_batches`.
 
     Raises
     ------
@@ -55,11 +60,13 @@ def check_batches(name: str, batches: Batches, model: nn.Module, network: Networ
     """
     spec = _only_input(name, network)
     _check_rereadable(name, batches)
-    device, count = device_of(model), 0
+    device, digest, count = device_of(model), hashlib.sha256(), 0
     for count, batch in enumerate(batches, 1):
         _check_batch(f"batch {count - 1} of {name}", batch, model, spec, device)
+        _add_batch(digest, count - 1, batch)
     if not count:
         raise InputError(f"{name} holds no batch: give some batches of training data")
+    return _short(digest)
 
 
 def _check_rereadable(name: str, batches: Batches) -> None:
@@ -118,11 +125,19 @@ def fingerprint_batches(batches: Batches) -> str:
     _check_rereadable("calibration", batches)
     digest = hashlib.sha256()
     for place, batch in enumerate(batches):
-        for leaf in pytree.tree_leaves(batch):
-            if isinstance(leaf, Tensor):
-                add_to_digest(digest, str(place), leaf)
-            else:
-                digest.update(f"{place} {lasting(repr(leaf))}\n".encode())
+        _add_batch(digest, place, batch)
+    return _short(digest)
+
+
+def _add_batch(digest: hashlib._Hash, place: int, batch: Any) -> None:
+    for leaf in pytree.tree_leaves(batch):
+        if isinstance(leaf, Tensor):
+            add_to_digest(digest, str(place), leaf)
+        else:
+            digest.update(f"{place} {lasting(repr(leaf))}\n".encode())
+
+
+def _short(digest: hashlib._Hash) -> str:
     return digest.hexdigest()[:16]
 
 

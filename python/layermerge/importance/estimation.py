@@ -313,8 +313,8 @@ def evaluating(
     check_executor(executor)
     calibration = getattr(estimator, "calibration", None)
     if calibration is not None:
-        check_batches("calibration", calibration, model, network)
-        if fingerprint_batches(calibration) != fingerprint_batches(calibration):
+        first = check_batches("calibration", calibration, model, network)
+        if fingerprint_batches(calibration) != first:
             _log.warning(
                 "calibration holds other batches each time it is read, so that a study does not "
                 "find again what was made of them: give a list of batches"

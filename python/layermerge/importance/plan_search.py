@@ -111,21 +111,7 @@ class PlanSearch:
 
     def _announce_count(self, total: int, count: int) -> None:
         """Say how many candidates are evaluated, where all are."""
-        self._announce(
-            Status(
-                round=0,
-                evaluated=count,
-                total=total,
-                wanted=total - count,
-                is_done=False,
-                base=self._evaluate.base,
-                seconds_each=self._seconds_each,
-                slots=self._evaluate.slots,
-                estimator=self._evaluate.estimator,
-                certificate="",
-                plans=(),
-            )
-        )
+        self._announce(self._standing(evaluated=count, total=total, wanted=total - count))
 
     def _settle(self, budgets_ns: Sequence[int]) -> tuple[Round, list[list[Combination]]]:
         """Search in every discipline, until none learns anything from the entries of the others.
@@ -249,32 +235,37 @@ class PlanSearch:
         self._evaluate.check_not_all_alike(self._known)
         return {k: self._delta(c) for k, c in enumerate(self.candidates) if c.key in found}
 
-    @property
-    def _seconds_each(self) -> float:
-        """Mean time of an evaluation; 0 if there was none yet."""
-        seconds = [score.seconds for score in self._known.values()]
-        return sum(seconds) / max(1, len(seconds))
-
     def _is_unknown(self, candidate: Candidate) -> bool:
         return not candidate.is_original and candidate.key not in self._known
 
     def _status(self, state: Round, budgets_ns: Sequence[int]) -> Status:
         plans = zip(budgets_ns, state.rows, state.value, state.bound, strict=True)
-        return Status(
+        return replace(
+            self._standing(evaluated=state.evaluated, total=state.total, wanted=state.wanted),
             round=state.number,
-            evaluated=state.evaluated,
-            total=state.total,
-            wanted=state.wanted,
             is_done=state.is_last and not self._others,
-            base=self._evaluate.base,
-            seconds_each=self._seconds_each,
-            slots=self._evaluate.slots,
-            estimator=self._evaluate.estimator,
             certificate=state.certificate,
             plans=tuple(
                 self._plan_status(budget_ns, [self.candidates[row] for row in rows], value, bound)
                 for budget_ns, rows, value, bound in plans
             ),
+        )
+
+    def _standing(self, *, evaluated: int, total: int, wanted: int) -> Status:
+        """Where the search stands before its first round."""
+        seconds = [score.seconds for score in self._known.values()]
+        return Status(
+            round=0,
+            evaluated=evaluated,
+            total=total,
+            wanted=wanted,
+            is_done=False,
+            base=self._evaluate.base,
+            seconds_each=sum(seconds) / max(1, len(seconds)),
+            slots=self._evaluate.slots,
+            estimator=self._evaluate.estimator,
+            certificate="",
+            plans=(),
         )
 
     def _plan_status(

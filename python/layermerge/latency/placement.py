@@ -84,7 +84,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def _tensors(values: Any) -> list[Tensor]:
+def tensors_of(values: Any) -> list[Tensor]:
+    """The tensors in nested containers, in order."""
     return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
@@ -94,7 +95,7 @@ def with_batch(inputs: dict[str, Any], batch: int | None) -> dict[str, Any]:
     Tensors whose first dimension is not that of the first one are no examples, and stay: a mask, a
     table, a time step.
     """
-    own = next((len(leaf) for leaf in _tensors(inputs) if leaf.ndim), None)
+    own = next((len(leaf) for leaf in tensors_of(inputs) if leaf.ndim), None)
     if batch is None or batch == own:
         return inputs
 

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.utils import _pytree as pytree
 
 from layermerge.activations import activation_module
 from layermerge.candidates import Signature
 from layermerge.configuration import structure
 from layermerge.errors import InputError
-from layermerge.latency.placement import Placement
+from layermerge.latency.placement import Placement, tensors_of
 from layermerge.values import lasting
 
 IDENTITY = (0, 0)
@@ -182,7 +181,7 @@ class _BarrierRecorder(fx.Interpreter):
         takes_a_part = n.target is operator.getitem and not isinstance(
             values[n.all_input_nodes[0]], Tensor
         )
-        does_compute = not takes_a_part and bool(_tensors(result))
+        does_compute = not takes_a_part and bool(tensors_of(result))
         self.units[n.name] = BarrierUnit(self._subject(n, values), module, inputs, does_compute)
         return result
 
@@ -243,10 +242,6 @@ def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
         kind = list if isinstance(value, list) else tuple
         return kind(change(each) for each in value)
     return value
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _name_of(target: Any) -> str:
