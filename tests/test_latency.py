@@ -627,3 +627,11 @@ def test_statistics_that_are_not_finite_are_named_before_anything_is_measured():
     model[1].running_var[2] = float("nan")
     with pytest.raises(InputError, match=r"batch norm '1' of the model holds NaN .* running_var"):
         trace(model, INPUT)
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")  # of the switch itself
+def test_other_kernels_are_another_environment(traced):
+    environment = measure(*traced).environment
+    with torch.backends.mkldnn.flags(enabled=False):
+        other = measure(*traced).environment
+    assert other.version == f"{environment.version}, oneDNN off"

@@ -100,7 +100,8 @@ class TorchBackend:
     repeated_below_ns = math.inf
 
     def __init__(self, options: LatencyOptions, placement: Placement) -> None:
-        self.version = f"torch {torch.__version__}"
+        has_kernels = placement.device.type != "cpu" or torch.backends.mkldnn.enabled
+        self.version = f"torch {torch.__version__}" + ("" if has_kernels else ", oneDNN off")
         self.device = processor_name(placement.device)
         self.timer = timer_of(placement.device)
         self.placement = placement
