@@ -66,6 +66,10 @@ class Interrupted:
         train(module)
 
 
+def interrupt(module: nn.Module) -> None:
+    raise KeyboardInterrupt
+
+
 class NeedsTheDriver:
     """Can be sent, but not received."""
 

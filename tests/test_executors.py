@@ -75,6 +75,12 @@ def test_workers_leave_an_interrupt_to_the_driver(traced, tmp_path, capfd):
     assert "KeyboardInterrupt" not in capfd.readouterr().err
 
 
+def test_a_callback_that_raises_an_interrupt_is_marked_with_that(traced):
+    with Processes(1).open(job_of(traced, callbacks.interrupt)) as (run, _):
+        ((_, score),) = run(replacements(traced)[:1])
+    assert score.failure.endswith("the last by exit code 130")
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_worker_is_replaced_and_what_kills_every_worker_is_marked(traced, tmp_path):
     first, second, *_ = replacements(traced)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -261,6 +262,53 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, st
     assert not path.exists()
 
 
+class Warming(nn.Module):
+    """Grows with each step of training, in a buffer that is not saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("factor", torch.zeros(()), persistent=False)
+
+    def forward(self, images):
+        if self.training:
+            self.factor += 0.1
+        return images * self.factor
+
+
+def test_a_killed_training_knows_buffers_that_are_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "is_due", ALWAYS)
+    path, data = tmp_path / "training.ckpt", (IMAGES, LABELS)
+    losses = finetune(nn.Sequential(Warming(), tiny_classifier()), data, SETTINGS)
+    train_until(3, nn.Sequential(Warming(), tiny_classifier()), path, SETTINGS, data)
+    resumed = nn.Sequential(Warming(), tiny_classifier())
+    assert finetune(resumed, data, SETTINGS, checkpoint=path) == losses
+
+
+def test_a_loader_that_cannot_go_on_exactly_is_told(tmp_path, caplog):
+    data = torch.utils.data.TensorDataset(IMAGES, LABELS)
+    loader = torch.utils.data.DataLoader(data, 128, num_workers=1, persistent_workers=True)
+    settings = replace(SETTINGS, epochs=1)
+    finetune(tiny_classifier(), loader, settings)
+    assert not caplog.records
+    finetune(tiny_classifier(), loader, settings, checkpoint=tmp_path)
+    assert "persistent_workers" in caplog.text
+
+
+@pytest.mark.parametrize("shared", ["all", "a layer", "a buffer"])
+def test_a_teacher_that_would_change_with_the_model_is_refused(shared):
+    model, teacher = tiny_classifier(), tiny_classifier(1)
+    if shared == "all":
+        teacher = nn.Sequential(model)
+    elif shared == "a layer":
+        teacher[0] = model[0]
+    else:
+        teacher[1].running_mean = model[1].running_mean
+    before = deepcopy(model.state_dict())
+    with pytest.raises(InputError, match=r"the teacher shares '.*' with the model"):
+        finetune(model, (IMAGES, LABELS), SETTINGS, teacher=teacher)
+    assert are_equal(before, model.state_dict())
+
+
 def rewritten(keeps_all):
     """A network without an activation: the segment keeps all of its convolutions, or some."""
     model = tiny_classifier()
@@ -286,11 +334,11 @@ def original(seed=0):
             {"settings": replace(SETTINGS, epochs=2, learning_rate=0.1)},
             r"epochs \(4 there, 2 here\), learning_rate \(0.01 there, 0.1 here\), steps \(32 there",
         ),
-        ({"model": original(seed=1)}, r"differs in plan or weights of the network \(\w+ \w+ th"),
+        ({"model": original(seed=1)}, r"differs in plan or weights of the network \(\w+ there"),
         ({"model": rewritten(keeps_all=False)}, r"differs in plan or weights of the network"),
         # All weights are the same, and one activation is gone.
         ({"model": rewritten(keeps_all=True)}, r"differs in plan or weights of the network"),
-        ({"teacher": tiny_classifier(seed=2)}, r"differs in weights of the teacher \(None there"),
+        ({"teacher": tiny_classifier(seed=2)}, r"differs in teacher \(None there"),
     ],
     ids=["seed", "settings", "weights", "kept layers", "activation", "teacher"],
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from layermerge.configuration import fingerprint_model
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, LayerMergeError
 from layermerge.finetuning import FinetuneSettings, finetune, score_classification
@@ -19,7 +20,6 @@ from layermerge.plan import replace_segment
 from layermerge.rewriting import rewrite
 from layermerge.store import Study
 from layermerge.tracing import trace
-from layermerge.weights import fingerprint_weights
 from networks import striped_images, tiny_classifier
 
 HERE = Path(__file__).parent
@@ -83,9 +83,9 @@ def test_without_training_a_score_is_that_of_the_rewritten_network(traced):
 
 
 def test_training_a_replacement_leaves_the_model_alone(traced):
-    before = fingerprint_weights(traced[0])
-    estimate(traced)
-    assert fingerprint_weights(traced[0]) == before
+    before = fingerprint_model(traced[0])
+    assert estimate(traced).network == traced[1].fingerprint
+    assert fingerprint_model(traced[0]) == before
 
 
 def test_equal_seeds_give_equal_scores_whatever_the_global_random_state(traced):
@@ -247,10 +247,10 @@ def test_a_candidate_of_another_space_is_refused(traced):
 
 def test_the_weights_fingerprint_sees_every_tensor():
     model = tiny_classifier()
-    seen = {fingerprint_weights(model)}
+    seen = {fingerprint_model(model)}
     for tensor in model.state_dict().values():
         tensor.view(-1)[0] += 1
-        seen.add(fingerprint_weights(model))
+        seen.add(fingerprint_model(model))
     assert len(seen) == 1 + len(model.state_dict())
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from layermerge.configuration import fingerprint_model
 from layermerge.errors import InfeasibleError, InputError, LayerMergeError
 from layermerge.finetuning import FinetuneSettings, finetune, score_classification
 from layermerge.importance import status
@@ -19,7 +20,6 @@ from layermerge.options import Options
 from layermerge.pipeline import compress
 from layermerge.search_space import SearchSpace
 from layermerge.store import Study
-from layermerge.weights import fingerprint_weights
 from networks import Residual, images, relative_error, striped_images
 
 TRAIN, VALIDATION, TEST = (striped_images(n, seed) for seed, n in enumerate((256, 120, 120)))
@@ -88,9 +88,9 @@ def first_run(model, tmp_path_factory):
         "finetune_fn": Counted(train),
         "evaluate_fn": Counted(evaluate),
     }
-    before = fingerprint_weights(model)
+    before = fingerprint_model(model)
     compression = run(model, study=study, **counts)
-    assert fingerprint_weights(model) == before
+    assert fingerprint_model(model) == before
     return compression, study, {name: counted.count for name, counted in counts.items()}
 
 
@@ -262,14 +262,24 @@ def test_a_study_may_be_held_open_by_the_caller(model, first_run):
 @pytest.mark.parametrize("budget", [{"speedup": 1000.0}, {"latency_ms": 1e-5}, {"fraction": 1e-4}])
 def test_an_infeasible_budget_says_the_least_latency_before_any_fine_tune(model, first_run, budget):
     never = Counted(train)
+    functions = {"train_fn": never, "finetune_fn": never, "score_fn": never}
     with pytest.raises(InfeasibleError) as caught:
-        run(model, study=first_run[1], train_fn=never, score_fn=never, finetune_fn=never, **budget)
+        run(model, study=first_run[1], **functions, evaluate_fn=evaluate, **budget)
     assert never.count == 0
     stated = re.search(r"the fastest is predicted to take ([\d.]+) ms", str(caught.value))
     assert stated
     assert float(stated[1]) == pytest.approx(caught.value.least_latency_ns / 1e6, rel=1e-3)
     base = first_run[0].result.base
     assert 0 < caught.value.least_latency_ns < base.predicted_ns
+
+
+def test_what_cannot_be_evaluated_fails_before_anything_is_measured(model, tmp_path):
+    def fail(module):
+        raise ArithmeticError("no data")
+
+    with pytest.raises(ArithmeticError):
+        run(model, study=tmp_path / "study.db", evaluate_fn=fail)
+    assert rows(tmp_path / "study.db", "measurements") == set()
 
 
 @pytest.mark.parametrize(
@@ -421,9 +431,10 @@ def test_a_full_search_says_how_far_it_is(model, tmp_path):
         with Study(study) as other:
             content = other.artefact(status.KEY)
         if content is not None:
-            seen.append(status.load_status(Study(study)).evaluated)
+            seen.append(status.load_status(Study(study)))
         return score(module)
 
     options = replace(OPTIONS, search=SearchOptions(full=True, contest=False))
     found = run(model, study=study, score_fn=score_and_look, options=options)
-    assert {*range(found.result.num_scored)} <= {*seen}
+    assert {*range(found.result.num_scored)} <= {each.evaluated for each in seen}
+    assert all(each.eta_s > 0 for each in seen if 0 < each.evaluated < found.result.num_scored)

@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -51,6 +52,18 @@ def scores_of(space, seed=0, *, failing=0.0, skipped=frozenset()):
     failures = {key: "diverged" for key in keys if draw.random() < failing}
     raw = {key: draw.uniform(0.4, 0.85) for key in keys if key not in failures}
     return ImportanceScores(0.8, raw, failures, skipped)
+
+
+def test_scores_of_another_network_are_refused():
+    profile, scores = profile_of(SPACE), scores_of(SPACE)
+    own = SPACE.network.fingerprint
+    assert make_plan(profile, scores, 10**6) == make_plan(
+        profile, replace(scores, network=own), 10**6
+    )
+    other = replace(scores, network=SPACES["plain"].network.fingerprint)
+    for use in (partial(make_plan, budget_ns=10**6), tabulate):
+        with pytest.raises(InputError, match=f"are of network .* is of network {own}"):
+            use(profile, other)
 
 
 def all_plans(space, position=0):

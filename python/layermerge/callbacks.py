@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -39,17 +38,6 @@ def check_in_place(name: str, returned: object, network: nn.Module) -> None:
             f"{name} returned another network ({type(returned).__name__}), which is not looked at: "
             "it must train the one that it is given, in place"
         )
-
-
-def evaluated(evaluate: Callable[[nn.Module], Any], network: nn.Module) -> float:
-    """The score of a network.
-
-    Raises
-    ------
-    InputError
-        If it is no finite number.
-    """
-    return finite("evaluate_fn (or score_fn)", evaluate(network))
 
 
 def finite(name: str, returned: Any) -> float:

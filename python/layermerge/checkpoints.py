@@ -14,7 +14,7 @@ import torch
 from layermerge.errors import InputError
 from layermerge.whole_files import replacing
 
-_VERSION = 3
+_VERSION = 4
 EVERY_SECONDS = 30.0
 """Between two states that are written."""
 

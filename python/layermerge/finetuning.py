@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from layermerge.arguments import as_path, check_argument
 from layermerge.checkpoints import Checkpoint
 from layermerge.checks import check_truth
+from layermerge.configuration import fingerprint_model
 from layermerge.errors import InputError
 from layermerge.finetune_settings import DEFAULT_SETTINGS, FinetuneSettings
 from layermerge.labels import check_labels, checked_batch
+from layermerge.lending import lent
 from layermerge.model_checks import check_evaluation_mode
 from layermerge.progress import progress_bar
 from layermerge.seeding import seeded
 from layermerge.training import Batch, Training, device_of
 from layermerge.training_log import logging_to
-from layermerge.weights import fingerprint_weights
 
 __all__ = ["Batch", "Data", "FinetuneSettings", "finetune", "score_classification"]
 
@@ -96,12 +97,18 @@ def finetune(
     if teacher is not None:
         check_argument("teacher", teacher, nn.Module)
         check_evaluation_mode(teacher, "the teacher")
+        _check_apart(model, teacher)
     if accelerator is not None and not hasattr(accelerator, "prepare"):
         raise InputError(f"accelerator must be an accelerate.Accelerator, got {accelerator!r}")
     log = None if log is None else as_path("log", log)
     tensorboard = None if tensorboard is None else as_path("tensorboard", tensorboard)
     check_truth("progress", progress)
     loader = _loader(data, settings.batch_size)
+    if checkpoint is not None and getattr(loader, "persistent_workers", False):
+        _log.warning(
+            "the data loader has persistent_workers, whose random state no checkpoint holds: a "
+            "training that goes on from one will see other batches than one that was not stopped"
+        )
     steps = _num_steps(loader, settings, accelerator)
     keep = _checkpoint(checkpoint, model, teacher, settings, steps)
     training = Training(model, settings, steps, teacher, accelerator)
@@ -131,6 +138,17 @@ def finetune(
     return tuple(step.loss for step in training.history)
 
 
+def _check_apart(model: nn.Module, teacher: nn.Module) -> None:
+    """Refuse a teacher that would change while it teaches."""
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    for name, tensor in (*teacher.named_parameters(), *teacher.named_buffers()):
+        if id(tensor) in own:
+            raise InputError(
+                f"the teacher shares {name!r} with the model, and would change with it: give "
+                "copy.deepcopy(...) of it, made before the training"
+            )
+
+
 def score_classification(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Accuracy of a classifier, as a fraction, in evaluation mode.
 
@@ -152,16 +170,14 @@ def score_classification(model: nn.Module, batches: Iterable[Batch]) -> float:
         If there is no image, a label is none of the model's classes, or the model computes NaN.
     """
     device = device_of(model)
-    was_training = model.training
-    model.eval()
     correct = total = 0
-    with torch.inference_mode():
+    with lent(model), torch.inference_mode():
+        model.eval()
         for batch in batches:
             images, labels = checked_batch(batch)
             predicted = _predicted(model(images.to(device)), images, labels)
             correct += int((predicted == labels.to(device)).sum())
             total += len(labels)
-    model.train(was_training)
     if not total:
         raise InputError("there is no image to score the model on (is an iterator used up?)")
     return correct / total
@@ -239,8 +255,9 @@ def _checkpoint(
     identity = {
         **json.loads(settings.fingerprint),
         "steps": steps,
-        "plan or weights of the network": f"{fingerprint_weights(model)} {_code_hash(model)}",
-        "weights of the teacher": None if teacher is None else fingerprint_weights(teacher),
+        "frozen parameters": sum(not each.requires_grad for each in model.parameters()),
+        "plan or weights of the network": fingerprint_model(model),
+        "teacher": None if teacher is None else fingerprint_model(teacher),
     }
     path = as_path("checkpoint", place)
     if path.is_dir():
@@ -255,9 +272,3 @@ def _checkpoint(
                 ", ".join(others),
             )
     return Checkpoint(path, identity)
-
-
-def _code_hash(model: nn.Module) -> str:
-    """What tells rewritten networks apart that differ in no weight, but in an activation."""
-    code = model.code if isinstance(model, fx.GraphModule) else ""
-    return hashlib.sha256(code.encode()).hexdigest()[:16]

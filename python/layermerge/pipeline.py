@@ -18,8 +18,9 @@ from torch import fx, nn
 
 from layermerge.arguments import check_argument
 from layermerge.budgeting import Comparison, plan_within_budget
-from layermerge.callbacks import check_callbacks, evaluated
+from layermerge.callbacks import check_callbacks
 from layermerge.candidates import CandidateSpace
+from layermerge.configuration import fingerprint_model
 from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
 from layermerge.importance.activations import Batches, check_batches
@@ -36,6 +37,7 @@ from layermerge.importance.search import searching
 from layermerge.latency.measuring import measure_latency
 from layermerge.latency.profile import LatencyProfile
 from layermerge.latency.whole_networks import measure_modules
+from layermerge.lending import scored
 from layermerge.merging import merge, merge_unverified
 from layermerge.network import Network
 from layermerge.options import DEFAULTS, Options
@@ -44,10 +46,12 @@ from layermerge.planning import Budget, check_reachable, predict_original_ns
 from layermerge.progress import Stages
 from layermerge.results import Result
 from layermerge.rewriting import rewrite
+from layermerge.seeding import derive_seed, seeded
 from layermerge.store import Measurement, Study, StudyLike, opened
 from layermerge.tracing import trace
-from layermerge.weights import fingerprint_weights
 from layermerge.weights_files import load_weights
+
+EVALUATION = "evaluate_fn (or score_fn)"
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +65,8 @@ class Compression:
     model : torch.fx.GraphModule
         The merged network, in evaluation mode.
     rewritten : torch.fx.GraphModule
-        The network before merging, which can be trained further and merged again.
+        The network before merging, which can be trained further and merged again; with init
+        "least_squares", which merges first, this is `model`.
     base : torch.fx.GraphModule
         The original network as deployed, batch norm folded.
     plan : Plan
@@ -152,10 +157,10 @@ def compress(
                 check_batches("calibration", calibration, model, network)
             base = merge(rewrite(model, original_plan(network)))
             space = options.space.enumerate(network)
+        base_score = scored(EVALUATION, evaluate, base)  # first: its data may be at fault
         with stages.timed("latency"):
             profile = _measure(model, base, space, example_inputs, store, options)
         check_reachable(profile, budget)
-        base_score = evaluated(evaluate, base)  # what cannot be evaluated fails before the search
         with searching(
             model,
             profile,
@@ -176,12 +181,12 @@ def compress(
                 )
         with stages.timed("finetune"):
             start = _start(model, network, plan, calibration, options)
-            trained = _finetune(model, start, plan, tune, store, options)
+            trained = _finetune(start, plan, tune, store, options)
     with stages.timed("merge"):
         merged = trained if options.init == "least_squares" else merge(trained)
     with stages.timed("evaluate"):
         measured = _compare(base, merged, example_inputs, study, options)
-        values = {BASE: base_score, COMPRESSED: evaluated(evaluate, merged)}
+        values = {BASE: base_score, COMPRESSED: scored(EVALUATION, evaluate, merged)}
     modules = {BASE: base, COMPRESSED: merged}
     evidence = Evidence(
         profile, planner.scores, plan, budget, modules, measured, values, stages.seconds
@@ -247,7 +252,6 @@ def _start(
 
 
 def _finetune(
-    model: nn.Module,
     start: fx.GraphModule,
     plan: Plan,
     finetune_fn: TrainFunction,
@@ -258,10 +262,9 @@ def _finetune(
     key = json.dumps(
         {
             "plan": plan.fingerprint,
-            "weights": fingerprint_weights(model),
+            "start": fingerprint_model(start),
             "finetuner": options.finetuner,
             "init": options.init,
-            "start": None if options.init == "composed" else fingerprint_weights(start),
             "seed": options.seed,
         },
         sort_keys=True,
@@ -278,7 +281,8 @@ def _finetune(
             )
             load_weights(start, known, f"study {study.path}")
             return start
-        train_in_place("finetune_fn (or train_fn)", finetune_fn, start)
+        with seeded(derive_seed(options.seed, "finetune")):
+            train_in_place("finetune_fn (or train_fn)", finetune_fn, start)
         weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
         study.add_artefact(key, safetensors.torch.save(weights))
     return start.eval()

@@ -108,7 +108,13 @@ def tabulate(
     importance : ImportanceTable
     candidates : tuple of Candidate
         The candidate of each row.
+
+    Raises
+    ------
+    InputError
+        If the two are of different networks.
     """
+    scores.check_network(profile.space.network.fingerprint)
     candidates = tuple(
         candidate
         for candidate in profile.space.candidates
@@ -151,7 +157,7 @@ def make_plan(
     ----------
     profile : LatencyProfile
     scores : ImportanceScores
-        Of the same candidate space.
+        Of the same network and candidate space.
     budget_ns : int
         For the whole network, fixed parts included.
     objective : str or callable

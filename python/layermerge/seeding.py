@@ -1,4 +1,4 @@
-"""Global state: random generators seeded for a block, and modes as they were afterwards."""
+"""Random generators: seeded for a block, kept and put back."""
 
 from __future__ import annotations
 
@@ -51,17 +51,6 @@ def generators_of(loader: object) -> list[torch.Generator]:
     holders.append(getattr(holders[-1], "sampler", None))
     found = [getattr(holder, "generator", None) for holder in holders]
     return [*{id(each): each for each in found if isinstance(each, torch.Generator)}.values()]
-
-
-@contextmanager
-def modes_kept() -> Iterator[None]:
-    """Put torch's gradient mode and default dtype back after a block of somebody else's code."""
-    has_gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
-    try:
-        yield
-    finally:
-        torch.set_grad_enabled(has_gradients)
-        torch.set_default_dtype(dtype)
 
 
 @contextmanager

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
@@ -23,6 +21,7 @@ from layermerge.errors import InputError, TrainingError, located
 from layermerge.feature_distillation import FeatureDistance, Features
 from layermerge.finetune_settings import DTYPES, FinetuneSettings
 from layermerge.labels import check_labels, checked_batch
+from layermerge.schedules import scheduled_optimizer
 from layermerge.seeding import generators_of, random_state, restore_random_state
 from layermerge.training_log import Step
 from layermerge.weights import load_state
@@ -58,7 +57,7 @@ class Training:
         self.accelerator = accelerator
         self.history: list[Step] = []
         self.module = model
-        optimizer, self.schedule = _optimizer(model, settings, steps)
+        optimizer, self.schedule = scheduled_optimizer(model, settings, steps)
         if accelerator is None:
             self.model, self.optimizer = model, optimizer
         else:
@@ -129,6 +128,7 @@ class Training:
         """What `restore` needs."""
         return {
             "model": self.module.state_dict(),
+            "buffers": self._other_buffers(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -144,6 +144,8 @@ class Training:
     def restore(self, state: Mapping[str, Any], source: object) -> None:
         """Go on from a `state`, exactly: batches that were seen are drawn again, and left."""
         load_state(self.module, state["model"], source)
+        for name, buffer in self._other_buffers().items():
+            buffer.copy_(state["buffers"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
@@ -153,6 +155,11 @@ class Training:
         self._began = time.monotonic() - (self.history[-1].seconds if self.history else 0.0)
         self._batches_done = state["batches_done"]
         self._resumed = dict(state)
+
+    def _other_buffers(self) -> dict[str, Tensor]:
+        """Buffers that are not persistent, by name: no part of the model's own state."""
+        saved = self.module.state_dict(keep_vars=True).keys()
+        return {name: each for name, each in self.module.named_buffers() if name not in saved}
 
     def _begin_epoch(self) -> None:
         if self._resumed is not None:
@@ -317,28 +324,3 @@ def mixed(images: Tensor, labels: Tensor, alpha: float) -> tuple[float, Tensor, 
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's parameters are."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def _optimizer(
-    model: nn.Module, settings: FinetuneSettings, steps: int
-) -> tuple[Optimizer, LambdaLR]:
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise InputError("the model has no parameter that requires a gradient: nothing to train")
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer: Optimizer
-    if settings.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True)
-    else:
-        optimizer = torch.optim.AdamW(groups, settings.learning_rate)
-    warm_up = round(settings.warm_up * steps)
-
-    def part_of_peak(step: int) -> float:
-        if step < warm_up:
-            return (step + 1) / (warm_up + 1)
-        return 0.5 + 0.5 * math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))
-
-    return optimizer, LambdaLR(optimizer, part_of_peak)

@@ -11,14 +11,6 @@ from torch import Tensor, nn
 from layermerge.errors import InputError
 
 
-def fingerprint_weights(model: nn.Module) -> str:
-    """Hash of the parameters and buffers, names and dtypes included."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        add_to_digest(digest, name, tensor)
-    return digest.hexdigest()[:16]
-
-
 def add_to_digest(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     """Add a tensor with its name, dtype and shape to a hash."""
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -23,6 +23,7 @@ from layermerge.candidates import (
 )
 from layermerge.checks import check_seed, check_truth
 from layermerge.claims import POLL_S
+from layermerge.configuration import fingerprint_model
 from layermerge.errors import InputError, LayerMergeError, shown
 from layermerge.importance.activations import check_batches, fingerprint_batches
 from layermerge.importance.estimators import (
@@ -38,9 +39,10 @@ from layermerge.importance.executors import SERIAL, Executor, Run, check_executo
 from layermerge.importance.scores import ImportanceScores
 from layermerge.model_checks import check_model
 from layermerge.network import Network
+from layermerge.plan import original_plan
 from layermerge.progress import progress_bar
+from layermerge.rewriting import rewrite
 from layermerge.store import Score, ScoreKey, Study, StudyLike, opened
-from layermerge.weights import fingerprint_weights
 
 ROUNDING, NOISE, MIN_SCORE = 1e-6, 0.01, 1e-9
 """Relative differences between two scores of one network: what nobody is told of, and what cannot
@@ -122,10 +124,10 @@ def estimate_importance(
         evaluating(model, network, chosen, seed=seed, study=store, executor=executor) as evaluate,
         progress_bar("Estimating importance", len(wanted), enabled=progress) as show,
     ):
-        scores = evaluate(wanted, on_score=show)
+        scores = evaluate(wanted, on_score=lambda found: show(len(found)))
         evaluate.check_some(scores)
-        base = evaluate.base
-    return collect(base, scores, skipped=frozenset(c.key for c in space.candidates if c in skipped))
+    left_out = frozenset(c.key for c in space.candidates if c in skipped)
+    return collect(evaluate, scores, skipped=left_out)
 
 
 def estimator_of(
@@ -156,6 +158,8 @@ class Evaluations:
     ----------
     base : float
         Score of the original network.
+    network : str
+        Its fingerprint.
     slots : int
         How many evaluations run at once.
     estimator : str
@@ -167,7 +171,8 @@ class Evaluations:
     def __init__(self, job: Job, study: Study, run: Run, slots: int) -> None:
         self.slots = slots
         self._study, self._claims, self._run = study, study.claims, run
-        self._key = (job.network.fingerprint, fingerprint_weights(job.model))
+        self.network = job.network.fingerprint
+        self._weights = fingerprint_model(rewrite(job.model, original_plan(job.network)))
         fingerprint = {"estimator": job.estimator.fingerprint, "seed": job.seed}
         self.estimator = json.dumps(fingerprint, sort_keys=True)
         self.can_score_plans = isinstance(job.estimator, PlanEstimator)
@@ -188,19 +193,19 @@ class Evaluations:
         self,
         candidates: Sequence[Replacement],
         *,
-        on_score: Callable[[int], object] = lambda count: None,
+        on_score: Callable[[Mapping[str, Score]], object] = lambda scores: None,
     ) -> dict[str, Score]:
         """Scores by candidate key. Each new one is committed as it arrives.
 
-        What another process is evaluating for the same study is waited for. `on_score` is told
-        after each one how many there are.
+        What another process is evaluating for the same study is waited for. `on_score` is given
+        after each one those that there are.
         """
         scores = self.known(candidates)
-        on_score(len(scores))
+        on_score(scores)
         while left := [each for each in candidates if each.key not in scores]:
             for key, score in self._some(left, len(left)):
                 scores[key] = score
-                on_score(len(scores))
+                on_score(scores)
         return {candidate.key: scores[candidate.key] for candidate in candidates}
 
     def some(self, candidates: Sequence[Replacement], count: int) -> dict[str, Score]:
@@ -294,7 +299,7 @@ class Evaluations:
         )
 
     def _score_key(self, candidate: str) -> ScoreKey:
-        return ScoreKey(*self._key, candidate, self.estimator)
+        return ScoreKey(self.network, self._weights, candidate, self.estimator)
 
 
 @contextmanager
@@ -325,7 +330,7 @@ def evaluating(
 
 
 def collect(
-    base: float,
+    evaluate: Evaluations,
     scores: Mapping[str, Score],
     *,
     skipped: frozenset[str],
@@ -334,4 +339,4 @@ def collect(
     """Scores and failures, apart."""
     failures = {key: score.failure for key, score in scores.items() if score.failure is not None}
     raw = {key: score.value for key, score in scores.items() if key not in failures}
-    return ImportanceScores(base, raw, failures, skipped, unevaluated)
+    return ImportanceScores(evaluate.base, raw, failures, skipped, unevaluated, evaluate.network)

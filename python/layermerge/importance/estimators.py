@@ -15,17 +15,17 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import fx, nn
 
-from layermerge.callbacks import check_callbacks, check_in_place, finite
+from layermerge.callbacks import check_callbacks, check_in_place
 from layermerge.candidates import Candidate, Combination
 from layermerge.checks import check_instance, check_numbers, check_texts
 from layermerge.errors import InputError, TrainingError
 from layermerge.importance.activations import Batches, fingerprint_batches
 from layermerge.importance.closed_form import RIDGE, merge_least_squares
+from layermerge.lending import modes_kept, scored
 from layermerge.model_checks import not_finite_statistics
 from layermerge.network import Network
 from layermerge.plan import original_plan, plan_of
 from layermerge.rewriting import rewrite
-from layermerge.seeding import modes_kept
 
 ScoreFunction = Callable[[nn.Module], float]
 TrainFunction = Callable[[nn.Module], object]
@@ -213,5 +213,4 @@ def _check_same(name_of_function: str, before: dict[str, str], after: dict[str, 
 
 def finite_score(score_fn: ScoreFunction, module: nn.Module) -> float:
     """What `score_fn` returns, which must be a finite number."""
-    with modes_kept():
-        return finite("score_fn", score_fn(module))
+    return scored("score_fn", score_fn, module)

@@ -32,6 +32,7 @@ from layermerge.planning import (
     predict_ns,
     with_left_out,
 )
+from layermerge.store import Score
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class PlanSearch:
         """What is known so far."""
         unevaluated = frozenset(each.key for each in self.candidates if self._is_unknown(each))
         skipped = frozenset(each.key for each in self.profile.unprofitable())
-        return collect(self._evaluate.base, self._known, skipped=skipped, unevaluated=unevaluated)
+        return collect(self._evaluate, self._known, skipped=skipped, unevaluated=unevaluated)
 
     def plan(self, budget_ns: int) -> Plan:
         """The best plan for a whole-network budget."""
@@ -94,8 +95,7 @@ class PlanSearch:
         """The best plan for each budget."""
         replacements = [each for each in self.candidates if not each.is_original]
         if self._options.full:
-            counted = partial(self._announce_count, len(replacements))
-            self._known.update(self._evaluate(replacements, on_score=counted))
+            self._evaluate(replacements, on_score=partial(self._learn, len(replacements)))
             self._evaluate.check_some(self._known)
         last, others = self._settle(budgets_ns)
         plans = [
@@ -109,8 +109,10 @@ class PlanSearch:
             self._evaluate.check_some(self._known)
         return self._contest(plans, others, last, budgets_ns) if self._others else tuple(plans)
 
-    def _announce_count(self, total: int, count: int) -> None:
-        """Say how many candidates are evaluated, where all are."""
+    def _learn(self, total: int, scores: Mapping[str, Score]) -> None:
+        """Take up scores, and say how many there are, where all candidates are evaluated."""
+        self._known.update(scores)
+        count = len(scores)
         self._announce(self._standing(evaluated=count, total=total, wanted=total - count))
 
     def _settle(self, budgets_ns: Sequence[int]) -> tuple[Round, list[list[Combination]]]:

@@ -28,6 +28,8 @@ from layermerge.source_files import load_file, loaded_files
 from layermerge.store import Score
 
 MOST_WORKERS = 1024
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit code of what ended by Ctrl-C, as shells have it."""
 PATIENCE_S = 10.0
 """Seconds that an idle process has to end by itself."""
 
@@ -192,6 +194,8 @@ def _serve(connection: Connection, payload: bytes, device: str) -> None:
             connection.send(job.run(connection.recv()))
         except (EOFError, OSError):  # the driver is gone
             return
+        except KeyboardInterrupt:  # raised by the user's code: the signal is ignored here
+            sys.exit(INTERRUPTED)
 
 
 def load(payload: bytes, device: str | None = None) -> Job:

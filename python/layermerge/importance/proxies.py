@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from layermerge.callbacks import check_callbacks
 from layermerge.candidates import Candidate
 from layermerge.checks import check_numbers, check_texts
+from layermerge.configuration import fingerprint_function
 from layermerge.errors import InputError, located, shown
 from layermerge.importance.activations import (
     Batches,
@@ -32,7 +33,6 @@ from layermerge.importance.estimators import ScoreFunction, finite_score
 from layermerge.network import Network
 from layermerge.plan import original_plan, replace_segment
 from layermerge.rewriting import rewrite, rewriting_of
-from layermerge.values import lasting
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class FirstOrderTaylor:
     @cached_property
     def fingerprint(self) -> str:
         """Names the estimator with its settings and data."""
-        loss = lasting(getattr(self.loss_fn, "__qualname__", repr(self.loss_fn)))
+        loss = fingerprint_function(self.loss_fn)
         return _fingerprint("taylor", self.name, self.calibration, loss=loss)
 
     def base(self, model: nn.Module, network: Network) -> float:

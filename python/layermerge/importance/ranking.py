@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,16 +42,16 @@ def rank(
     ):
         scores: dict[str, Score] = {}
         for part in (wanted[:ENOUGH_FAILURES], wanted[ENOUGH_FAILURES:]):
-
-            def show_all(count: int, before: int = len(scores)) -> None:
-                show(before + count)
-
-            scores |= evaluate(part, on_score=show_all)
+            scores |= evaluate(part, on_score=partial(_show_all, show, len(scores)))
             evaluate.check_not_all_alike(scores)
         evaluate.check_some(scores)
         base = evaluate.base
     least = min((score.value for score in scores.values() if score.failure is None), default=base)
     return np.array([_guess(scores.get(each.key), base, least) for each in candidates])
+
+
+def _show_all(show: Callable[[float], None], before: int, scores: Mapping[str, Score]) -> None:
+    show(before + len(scores))
 
 
 def _guess(score: Score | None, base: float, least: float) -> float:

@@ -144,6 +144,8 @@ class ImportanceScores:
         Keys of the candidates that were left out on purpose.
     unevaluated : frozenset of str
         Keys of the candidates that lazy estimation has not needed.
+    network : str, optional
+        Fingerprint of the network that they are of, as in `Network`; None if it is not known.
     """
 
     base: float
@@ -151,6 +153,20 @@ class ImportanceScores:
     failures: Mapping[str, str]
     skipped: frozenset[str]
     unevaluated: frozenset[str] = frozenset()
+    network: str | None = None
+
+    def check_network(self, network: str) -> None:
+        """Refuse scores of another network.
+
+        Raises
+        ------
+        InputError
+        """
+        if self.network not in (None, network):
+            raise InputError(
+                f"the scores are of network {self.network}, and the latency profile is of network "
+                f"{network}: estimate the importance of the model that was profiled"
+            )
 
     def is_available(self, candidate: Candidate) -> bool:
         """Whether the candidate may be chosen: it is original, or has a score."""
