@@ -154,6 +154,8 @@ def _lines_of(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _lines_of(constant)
+        elif isinstance(constant, frozenset):  # in another order in each process
+            yield repr(sorted(map(repr, constant)))
         else:
             yield lasting(repr(constant))
 

@@ -12,9 +12,19 @@ from layermerge.errors import InputError
 
 
 def add_to_digest(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    """Add a tensor with its name, dtype and shape to a hash."""
+    """Add a tensor with its name, dtype and shape to a hash; what is on no device has no values."""
+    if tensor.is_nested:
+        for part in tensor.unbind():
+            add_to_digest(digest, name, part)
+        return
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    if tensor.is_meta:
+        return
+    values = tensor.detach()
+    if values.layout is not torch.strided:
+        values = values.to_dense()
+    values = values.cpu().resolve_conj().resolve_neg().contiguous()
+    digest.update(values.view(-1).view(torch.uint8).numpy().data)
 
 
 def load_state(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
