@@ -105,6 +105,28 @@ def test_training_data_of_one_name_are_told_apart(caplog):
     assert not caplog.records
 
 
+def test_data_to_score_on_are_told_apart(caplog):
+    first, other = recipe(ONE), recipe(ONE, validation=OTHER)
+    assert first.estimator != other.estimator
+    assert first.finetuner == other.finetuner
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("make", [ClosedForm, lambda batches, score: ShortFineTune(score, None)])
+@pytest.mark.parametrize("name", ["custom", "mine"])
+def test_scores_by_a_function_without_a_name_are_told(make, name, caplog):
+    model = tiny_classifier()
+    space = enumerate_candidates(trace(model, torch.zeros(1, 1, 8, 8)), max_kernel=3)
+    estimator = replace(make(ONE, callbacks.score), name=name)
+    with Study() as study:
+        for _ in range(2):
+            assert not caplog.records
+            estimate_importance(
+                model, space.network, space, estimator=estimator, study=study, progress=False
+            )
+    assert ("if score_fn, train_fn or their data have changed" in caplog.text) == (name == "custom")
+
+
 def test_training_data_that_no_seed_repeats_are_known_by_name(caplog):
     assert recipe(Shuffled()).estimator == recipe(Shuffled()).estimator
     assert "gives other batches with the same seed" in caplog.text

@@ -306,6 +306,81 @@ def test_a_hub_dataset_is_a_dataset(hub_folder):
     assert parts[1][0].min() > parts[0][0].max()
 
 
+def saved(folder, **splits):
+    """A data set on disk: for each split its columns, and names of classes by column."""
+    datasets = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed")
+    pytest.importorskip("timm", reason="timm is not installed")
+    made = {}
+    for name, (columns, classes) in splits.items():
+        kinds = {key: datasets.ClassLabel(names=names) for key, names in classes.items()}
+        features = datasets.Features({"picture": datasets.Image(), **kinds})
+        rows = {"picture": shades(8), **columns}
+        made[name] = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(made).save_to_disk(folder)
+    return str(folder)
+
+
+DARK_AND_LIGHT = [0, 1] * 4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_classes_of_a_hub_dataset_are_known_by_name(tmp_path):
+    light_and_dark = [1 - each for each in DARK_AND_LIGHT]
+    path = saved(
+        tmp_path / "data",
+        train=({"kind": DARK_AND_LIGHT}, {"kind": ["dark", "light"]}),
+        test=({"kind": light_and_dark}, {"kind": ["light", "dark"]}),
+    )
+    dataset = load_hub_dataset(path, size=32, workers=0)
+    parts = [whole(batches) for batches in (dataset.validation, dataset.test)]
+    assert [labels.tolist() for _, labels in parts] == [[0] * 4, [1] * 4]
+    assert parts[1][0].min() > parts[0][0].max()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_of_several_columns_of_labels_one_is_chosen(tmp_path):
+    kinds = {"kind": ["dark", "light"], "coarse": ["image"]}
+    split = ({"kind": DARK_AND_LIGHT, "coarse": [0] * 8}, kinds)
+    path = saved(tmp_path / "data", train=split, validation=split)
+    with pytest.raises(InputError, match=r"several columns .*, kind, coarse: choose one: hf:.*#k"):
+        load_hub_dataset(path)
+    assert load_hub_dataset(path, label="kind", workers=0).num_classes == 2
+    assert load_hub_dataset(path, label="coarse", workers=0).num_classes == 1
+    with pytest.raises(InputError, match="'picture' is none of class labels"):
+        load_hub_dataset(path, label="picture")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (
+            ({"kind": [0, 1, None, 0] * 2}, {"kind": ["dark", "light"]}),
+            "row 2 has the label None in column 'kind', which is none of its 2 classes",
+        ),
+        (({"kind": [-1] * 8}, {"kind": ["dark", "light"]}), "row 0 has the label -1 in column"),
+        (
+            ({"kind": DARK_AND_LIGHT}, {"kind": ["dark", "bright"]}),
+            "expected the same classes in both",
+        ),
+        (({"other": DARK_AND_LIGHT}, {"other": ["dark", "light"]}), "the classes None in column"),
+    ],
+)
+def test_labels_of_a_hub_dataset_that_are_none_are_named(tmp_path, split, message):
+    train = ({"kind": DARK_AND_LIGHT}, {"kind": ["dark", "light"]})
+    path = saved(tmp_path / "data", train=train, test=split)
+    with pytest.raises(InputError, match=message):
+        load_hub_dataset(path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_one_split_on_disk_is_no_dataset(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed")
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "one")
+    with pytest.raises(InputError, match=r"is one split, .*: save a DatasetDict"):
+        load_hub_dataset(str(tmp_path / "one"))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_hub_dataset_without_what_is_needed_is_named(hub_folder, tmp_path):
     datasets = pytest.importorskip("datasets")

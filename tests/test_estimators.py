@@ -234,6 +234,22 @@ class Fault:
             next(module.parameters()).fill_(math.inf)
 
 
+def test_the_second_attempt_of_a_fine_tune_has_another_seed(traced):
+    losses = []
+
+    def train(module):
+        settings = FinetuneSettings(steps=1, batch_size=16)
+        losses.extend(finetune(module, TRAIN, settings, progress=False))
+        raise RuntimeError("afterwards")
+
+    job = Job(traced[0], traced[1], ShortFineTune(callbacks.score, train), 0, 1)
+    candidate = replacements(traced)[0]
+    job.run(candidate)
+    assert len({*losses}) == 2
+    job.run(candidate)
+    assert losses[2:] == losses[:2]
+
+
 REASONS = {
     "NaN loss": "TrainingError: the loss is nan at step 1",
     "diverges": "TrainingError: fine-tuning diverged: parameter '0.weight' holds NaN or infinity",
@@ -376,6 +392,11 @@ def _widened(module):
     first.weight = nn.Parameter(first.weight.repeat(2, 1, 1, 1))
 
 
+def _without_statistics(module):
+    norm = module.get_submodule("1")
+    norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+
+
 @pytest.mark.parametrize(
     ("train", "was_and_is"),
     [
@@ -384,6 +405,7 @@ def _widened(module):
         (_widened, r"'0.weight' was float32 of shape \(4, .*, and is float32 of shape \(8, "),
         (lambda module: module.register_parameter("more", nn.Parameter(torch.zeros(1))), "missing"),
         (lambda module: delattr(module.get_submodule("0"), "weight"), "and is missing"),
+        (_without_statistics, "buffer '1.running_mean' was .*, and is missing"),
     ],
 )
 def test_training_that_changes_more_than_values_is_named(traced, train, was_and_is):

@@ -9,6 +9,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -370,6 +371,43 @@ def test_in_a_folder_another_training_begins_anew_and_says_so(tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+class Noisy(torch.utils.data.Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        return IMAGES[index] + float(np.random.randn()), LABELS[index]
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6])
+def test_a_killed_training_goes_on_in_numpys_normal_numbers(tmp_path, monkeypatch, step):
+    monkeypatch.setattr(Checkpoint, "is_due", ALWAYS)
+    path, settings = tmp_path / "training.ckpt", replace(SETTINGS, epochs=2)
+    loader = torch.utils.data.DataLoader(Noisy(), 15, shuffle=True)
+    losses = finetune(tiny_classifier(), loader, settings)
+    train_until(step, tiny_classifier(), path, settings, loader)
+    assert finetune(tiny_classifier(), loader, settings, checkpoint=path) == losses
+
+
+def test_a_damaged_byte_of_a_checkpoint_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "is_due", ALWAYS)
+    path = tmp_path / "training.ckpt"
+    train_until(2, tiny_classifier(), path, SETTINGS, (IMAGES, LABELS))
+    content = path.read_bytes()
+    expected = finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS)
+    told = []
+    for offset in range(17, len(content), len(content) // 60):
+        path.write_bytes(content[:offset] + bytes([content[offset] ^ 64]) + content[offset + 1 :])
+        try:
+            losses = finetune(tiny_classifier(), (IMAGES, LABELS), SETTINGS, checkpoint=path)
+        except InputError as error:
+            told.append(str(error))
+        else:  # between the records there is nothing
+            assert losses == expected
+    assert len(told) > 20
+    assert all("cannot be read as a checkpoint" in each for each in told)
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut off"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, content):
     path = tmp_path / "training.ckpt"
@@ -568,6 +606,35 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert two["processes"] == 2
     for name, weight in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], weight, rtol=1e-4, atol=1e-5)
+
+
+_MIXED = """
+import torch
+from accelerate import Accelerator
+from layermerge.errors import TrainingError
+from layermerge.finetuning import FinetuneSettings, finetune
+from networks import striped_images, tiny_classifier
+
+model, plain, data = tiny_classifier(), tiny_classifier(), striped_images(64)
+accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+finetune(model, data, FinetuneSettings(steps=3), accelerator=accelerator)
+plain.load_state_dict(model.state_dict())
+assert "forward" not in vars(model)
+assert torch.equal(model(data[0]), plain(data[0]))
+try:
+    finetune(plain, (data[0] * float("nan"), data[1]), accelerator=accelerator)
+except TrainingError:
+    assert "forward" not in vars(plain)
+else:
+    raise AssertionError
+"""
+
+
+def test_mixed_precision_of_accelerate_ends_with_the_training():
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    # In a process of its own: an accelerator has state that all of a process share.
+    here = Path(__file__).parent
+    subprocess.run([sys.executable, "-c", _MIXED], check=True, cwd=here)
 
 
 @pytest.mark.parametrize(

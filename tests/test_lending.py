@@ -52,6 +52,17 @@ def left_on_no_device(network):
     network.to("meta")
 
 
+def left_trained(network):
+    network.train()(striped_images(8)[0])  # the statistics of norms move
+    with torch.no_grad():
+        network[0].weight.zero_()
+    network[6].bias.data.zero_()
+
+
+def left_on_another_number_of_threads(network):
+    torch.set_num_threads(torch.get_num_threads() + 1)
+
+
 LEAVING = (
     left_training,
     left_in_float64,
@@ -61,6 +72,8 @@ LEAVING = (
     left_inference_mode,
     left_as_float64_by_default,
     left_on_no_device,
+    left_trained,
+    left_on_another_number_of_threads,
 )
 
 
@@ -71,6 +84,7 @@ def state_of(network):
         [(each.dtype, each.device.type) for each in network.buffers()],
         torch.is_grad_enabled(),
         torch.get_default_dtype(),
+        torch.get_num_threads(),
     )
 
 

@@ -401,6 +401,31 @@ def test_a_final_fine_tune_that_changes_the_precision_is_told(model, first_run):
         )
 
 
+def hooked(module):
+    module.register_forward_hook(lambda module, inputs, output: 0.5 * output)
+
+
+def of_another_eps(module):
+    for each in module.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            each.eps = 1.0
+
+
+def of_another_activation(module):
+    for node in module.graph.nodes:
+        if node.op == "call_module" and isinstance(module.get_submodule(node.target), nn.ReLU):
+            module.set_submodule(node.target, nn.Tanh())
+
+
+@pytest.mark.parametrize("change", [hooked, of_another_eps, of_another_activation])
+def test_a_final_fine_tune_that_changes_more_than_weights_is_told(model, first_run, change):
+    options = replace(OPTIONS, finetuner=change.__name__)
+    again = {"study": first_run[1], "options": options}
+    with pytest.raises(LayerMergeError, match=r"finetune_fn .* must change weights alone, .*hooks"):
+        run(model, finetune_fn=change, **again)
+    assert run(model, **again).result.compressed.score > 0  # nothing of it was kept
+
+
 def test_weights_of_an_earlier_fine_tune_are_told(model, tmp_path, caplog):
     study = tmp_path / "run.db"
     run(model, study=study)

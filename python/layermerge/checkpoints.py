@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 
 from layermerge.errors import InputError
+from layermerge.source_files import brief
 from layermerge.whole_files import replacing
 
-_VERSION = 4
+_VERSION = 5
 EVERY_SECONDS = 30.0
 """Between two states that are written."""
 
@@ -60,7 +62,7 @@ class Checkpoint:
         Raises
         ------
         InputError
-            If the file is no checkpoint, is one of another training, or cannot be written.
+            If the file is no checkpoint, damaged, of another training, or cannot be written.
         """
         if self.path is None:
             return None
@@ -73,11 +75,12 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
+            _check_sums(self.path)
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged bytes make unpickling raise nearly anything
             raise InputError(
-                f"{self.path} cannot be read as a checkpoint ({type(error).__name__}): delete it "
-                "to start anew"
+                f"{self.path} cannot be read as a checkpoint ({brief(error)}): delete it to start "
+                "anew"
             ) from error
         if not isinstance(state, dict) or state.get("layermerge_checkpoint") != _VERSION:
             raise InputError(
@@ -104,3 +107,10 @@ class Checkpoint:
         """Delete the file, once the training is complete."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _check_sums(path: Path) -> None:
+    """Compare every record with its sum, as `torch.load` does not."""
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"its record {damaged!r} is damaged")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layermerge.arguments import as_path
-from layermerge.errors import InputError, MissingDependencyError
+from layermerge.errors import InputError, MissingDependencyError, shown
 from layermerge.image_files import ImageLoader, LabelledImages, Sample, image_folder
 from layermerge.models import load_library
 
@@ -180,7 +180,12 @@ def _halves(images: LabelledImages, name: str) -> list[torch.utils.data.Subset[S
 
 
 def load_hub_dataset(
-    path: str, *, size: int = 224, batch_size: int = 64, workers: int = 2
+    path: str,
+    *,
+    label: str | None = None,
+    size: int = 224,
+    batch_size: int = 64,
+    workers: int = 2,
 ) -> Dataset:
     """Load labelled images with the Hugging Face `datasets` library.
 
@@ -190,9 +195,11 @@ def load_hub_dataset(
     Parameters
     ----------
     path : str
-        A folder of `Dataset.save_to_disk`, a folder or name that `datasets.load_dataset` takes. It
-        has a split "train" and one of "validation" and "test", with a column of images and one of
-        class labels.
+        A folder of `DatasetDict.save_to_disk`, a folder or name that `datasets.load_dataset` takes.
+        It has a split "train" and one of "validation" and "test", with a column of images and one
+        of class labels.
+    label : str, optional
+        The column of class labels, where there are several.
     size : int
         Height and width of the images, normalised as for ImageNet.
     batch_size, workers : int
@@ -204,11 +211,13 @@ def load_hub_dataset(
         raise InputError(
             f"{path} has the splits {sorted(splits)}; expected 'train', and 'validation' or 'test'"
         )
-    image, label = _hub_columns(path, splits["train"])
+    image = _hub_column(path, splits["train"], "Image")
+    label = _hub_column(path, splits["train"], "ClassLabel", label)
+    classes = splits["train"].features[label].names
     augment, centre = _image_transforms(size)
     train, held_out = (
         LabelledImages(
-            list(rows[label]),
+            _hub_labels(path, rows, label, classes),
             partial(_row_image, rows, image),
             f"{path}, row {{}}".format,
             transform,
@@ -221,7 +230,7 @@ def load_hub_dataset(
         ImageLoader(train, batch_size, workers, shuffle=True),
         ImageLoader(validation, batch_size, workers, shuffle=False),
         ImageLoader(test, batch_size, workers, shuffle=False),
-        splits["train"].features[label].num_classes,
+        len(classes),
     )
 
 
@@ -237,22 +246,62 @@ def _hub_splits(path: str) -> Any:
     try:
         if (Path(path) / "dataset_dict.json").is_file():
             return datasets.load_from_disk(path)
+        if (Path(path) / "state.json").is_file():
+            raise InputError(
+                f"{path} is one split, of Dataset.save_to_disk: save a DatasetDict of 'train' and "
+                "'validation' or 'test'"
+            )
         return datasets.load_dataset(path)
+    except InputError:
+        raise
     except Exception as error:  # the library raises its own, those of the network and of files
         raise InputError(
             f"--data hf:{path} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
 
 
-def _hub_columns(path: str, split: Any) -> tuple[str, str]:
-    """Names of the image column and of the label column."""
-    kinds = {type(feature).__name__: name for name, feature in split.features.items()}
-    if not {"Image", "ClassLabel"} <= kinds.keys():
+def _hub_column(path: str, split: Any, kind: str, wanted: str | None = None) -> str:
+    """The name of the one column of a kind, or of that which is wanted."""
+    found = [name for name, feature in split.features.items() if type(feature).__name__ == kind]
+    if wanted is not None and wanted not in found:
+        raise InputError(
+            f"{path} has the columns {dict(split.features)}, of which {wanted!r} is none of class "
+            "labels (feature ClassLabel)"
+        )
+    if not found:
         raise InputError(
             f"{path} has the columns {dict(split.features)}; expected one of images and one of "
             "class labels (features Image and ClassLabel)"
         )
-    return kinds["Image"], kinds["ClassLabel"]
+    if wanted is None and len(found) > 1:
+        advice = {
+            "ClassLabel": f"choose one: hf:{path}#{found[0]}, or in Python label={found[0]!r}",
+            "Image": "expected one; make a Dataset of your own of it (FILE.py:FUNCTION)",
+        }
+        raise InputError(
+            f"{path} has several columns of feature {kind}, {', '.join(found)}: {advice[kind]}"
+        )
+    return wanted or found[0]
+
+
+def _hub_labels(path: str, rows: Any, column: str, classes: list[str]) -> list[int]:
+    """The class of each row, as an index of `classes`: a split may have them in another order."""
+    feature = rows.features.get(column)
+    own = getattr(feature, "names", None)
+    if own is None or {*own} != {*classes}:
+        raise InputError(
+            f"{path} has the classes {shown(repr(own))} in column {column!r} of its held-out "
+            f"split, and {shown(repr(classes))} in 'train': expected the same classes in both"
+        )
+    place = [classes.index(name) for name in own]
+    labels = list(rows[column])
+    for row, each in enumerate(labels):
+        if each is None or not 0 <= each < len(own):
+            raise InputError(
+                f"{path}, row {row} has the label {each} in column {column!r}, which is none of "
+                f"its {len(own)} classes: leave such rows out (`filter` of the datasets library)"
+            )
+    return [place[each] for each in labels]
 
 
 def _image_transforms(size: int) -> tuple[Callable[[Any], Tensor], Callable[[Any], Tensor]]:

@@ -20,10 +20,10 @@ from layermerge.configuration import fingerprint_model
 from layermerge.errors import InputError
 from layermerge.finetune_settings import DEFAULT_SETTINGS, FinetuneSettings
 from layermerge.labels import check_labels, checked_batch
-from layermerge.lending import lent
+from layermerge.lending import training_kept
 from layermerge.model_checks import check_evaluation_mode
 from layermerge.progress import progress_bar
-from layermerge.seeding import seeded
+from layermerge.seeding import seed_of_attempt, seeded
 from layermerge.training import Batch, Training, device_of
 from layermerge.training_log import logging_to
 
@@ -121,7 +121,7 @@ def finetune(
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            seeded(settings.seed),
+            seeded(seed_of_attempt(settings.seed)),
             progress_bar(description, steps, enabled=progress and is_main) as show,
             logging_to(*files, training.history) as record,
         ):
@@ -132,6 +132,7 @@ def finetune(
                     keep.write(training.state())
         training.finish()
     finally:
+        training.unwrap()
         model.eval()
     if is_main:
         keep.remove()
@@ -171,7 +172,7 @@ def score_classification(model: nn.Module, batches: Iterable[Batch]) -> float:
     """
     device = device_of(model)
     correct = total = 0
-    with lent(model), torch.inference_mode():
+    with training_kept(model), torch.inference_mode():
         model.eval()
         for batch in batches:
             images, labels = checked_batch(batch)

@@ -7,56 +7,122 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from layermerge.callbacks import finite
+from layermerge.callbacks import check_in_place, finite
+from layermerge.errors import TrainingError
+from layermerge.model_checks import not_finite_statistics
 
 
 @contextmanager
 def modes_kept() -> Iterator[None]:
-    """Put torch's gradient mode and default dtype back after a block of somebody else's code."""
+    """Put back, after somebody else's code, torch's gradient mode, default dtype and threads."""
     has_gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    threads = torch.get_num_threads()
     try:
         yield
     finally:
         torch.set_grad_enabled(has_gradients)
         torch.set_default_dtype(dtype)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def training_kept(network: nn.Module) -> Iterator[None]:
+    """Put each module back into training or evaluation mode after a block."""
+    modules = [(module, module.training) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, is_training in modules:
+            module.training = is_training
 
 
 @contextmanager
 def lent(network: nn.Module) -> Iterator[None]:
     """Put a network back after a block that may only look at it.
 
-    Training and evaluation mode of each module, which parameters are frozen, precision and device.
-    Values that are changed in place stay changed.
+    Training and evaluation mode of each module, values of parameters and buffers, which of them are
+    frozen, their precision and device.
     """
-    modules = [(module, module.training) for module in network.modules()]
-    stores = [store for module, _ in modules for store in _stores(module)]
+    stores: list[dict[str, Any]] = [
+        store for module in network.modules() for store in (module._parameters, module._buffers)
+    ]
     tensors = [
-        (store, name, tensor, tensor.data, tensor.requires_grad)
+        (store, name, tensor, tensor.data, _copied(tensor.data), tensor.requires_grad)
         for store in stores
         for name, tensor in store.items()
         if tensor is not None
     ]
     try:
-        with modes_kept():
+        with modes_kept(), training_kept(network):
             yield
     finally:
-        for module, is_training in modules:
-            module.training = is_training
-        for store, name, tensor, data, has_gradient in tensors:
+        for store, name, tensor, data, values, has_gradient in tensors:
             if tensor.dtype != data.dtype or tensor.device != data.device:
                 tensor.data = data
+            if values is not None and not torch.equal(data, values):
+                with torch.inference_mode():
+                    data.copy_(values)
             if tensor.requires_grad != has_gradient:
                 tensor.requires_grad_(has_gradient)
             store[name] = tensor
 
 
-def _stores(module: nn.Module) -> tuple[dict[str, Any], ...]:
-    return module._parameters, module._buffers
+def _copied(data: Tensor) -> Tensor | None:
+    return data.clone() if data.layout is torch.strided and not data.is_meta else None
 
 
 def scored(name: str, function: Callable[[nn.Module], Any], network: nn.Module) -> float:
     """What a function makes of a network: a finite number, or an error that names the function."""
     with lent(network):
         return finite(name, function(network))
+
+
+def train_in_place(name: str, train_fn: Callable[[nn.Module], Any], network: nn.Module) -> None:
+    """Let a function of the user's train a network, and see that it is the same one afterwards.
+
+    Raises
+    ------
+    TrainingError
+        If the function returns another network, changes more than the values of the weights, or
+        they are no longer finite.
+    """
+    before = _tensors(network)
+    with modes_kept():
+        check_in_place(name, train_fn(network), network)
+    _check_same(name, before, _tensors(network))
+    _check_finite(network)
+
+
+def _check_finite(module: nn.Module) -> None:
+    """Refuse a network whose weights are no longer finite: its training diverged."""
+    for name, weight in module.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise TrainingError(f"fine-tuning diverged: parameter {name!r} holds NaN or infinity")
+    for name, each in module.named_modules():
+        if (bad := not_finite_statistics(each)) is not None:
+            raise TrainingError(f"fine-tuning diverged: {bad} of {name!r} holds NaN or infinity")
+
+
+def _tensors(module: nn.Module) -> dict[str, str]:
+    """What describes parameters and buffers but their values, and devices unless they have none."""
+    tensors = {"parameter": module.named_parameters(), "buffer": module.named_buffers()}
+    return {
+        f"{kind} {name!r}": f"{str(value.dtype).removeprefix('torch.')} of shape "
+        f"{tuple(value.shape)}" + " on the device meta" * value.is_meta
+        for kind, named in tensors.items()
+        for name, value in named
+    }
+
+
+def _check_same(name_of_function: str, before: dict[str, str], after: dict[str, str]) -> None:
+    """Refuse training that changed more than values."""
+    for name in {**before, **after}:
+        was, now = before.get(name, "missing"), after.get(name, "missing")
+        if was != now:
+            raise TrainingError(
+                f"{name_of_function} must train in place, and leave structure and precision as they"
+                f" are: {name} was {was}, and is {now}"
+            )

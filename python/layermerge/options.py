@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from layermerge.checks import check_instance, check_integer, check_texts
+from layermerge.checks import check_instance, check_seed, check_texts
 from layermerge.errors import InputError
 from layermerge.importance.executors import SERIAL, Executor, check_executor
 from layermerge.importance.search_options import LAZY, SearchOptions
@@ -70,7 +70,7 @@ class Options:
             if not getattr(self, name):
                 raise InputError(f"{name} must be a name, got an empty text")
         check_instance("is_ranked", self.is_ranked, bool, "True or False")
-        check_integer("seed", self.seed, least=0)
+        check_seed(self.seed)
 
 
 DEFAULTS = Options()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import platform
@@ -25,19 +26,14 @@ from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
 from layermerge.graph import ExampleInputs
 from layermerge.importance.activations import Batches, check_batches
 from layermerge.importance.closed_form import merge_least_squares
-from layermerge.importance.estimators import (
-    ScoreFunction,
-    ShortFineTune,
-    TrainFunction,
-    train_in_place,
-)
+from layermerge.importance.estimators import ScoreFunction, ShortFineTune, TrainFunction
 from layermerge.importance.proxies import ClosedForm
 from layermerge.importance.scores import name_of
 from layermerge.importance.search import searching
 from layermerge.latency.measuring import measure_latency
 from layermerge.latency.profile import LatencyProfile
 from layermerge.latency.whole_networks import measure_modules
-from layermerge.lending import scored
+from layermerge.lending import scored, train_in_place
 from layermerge.merging import merge, merge_unverified
 from layermerge.network import Network
 from layermerge.options import DEFAULTS, Options
@@ -49,9 +45,10 @@ from layermerge.rewriting import rewrite
 from layermerge.seeding import derive_seed, seeded
 from layermerge.store import Measurement, Study, StudyLike, opened
 from layermerge.tracing import trace
+from layermerge.verification import check_only_weights_changed
 from layermerge.weights_files import load_weights
 
-EVALUATION = "evaluate_fn (or score_fn)"
+EVALUATION, FINETUNE = "evaluate_fn (or score_fn)", "finetune_fn (or train_fn)"
 
 _log = logging.getLogger(__name__)
 
@@ -281,11 +278,13 @@ def _finetune(
             )
             load_weights(start, known, f"study {study.path}")
             return start
+        untrained = copy.deepcopy(start)
         with seeded(derive_seed(options.seed, "finetune")):
-            train_in_place("finetune_fn (or train_fn)", finetune_fn, start)
+            train_in_place(FINETUNE, finetune_fn, start)
+        check_only_weights_changed(FINETUNE, start.eval(), untrained)
         weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
         study.add_artefact(key, safetensors.torch.save(weights))
-    return start.eval()
+    return start
 
 
 def _compare(

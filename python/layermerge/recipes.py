@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -99,9 +99,10 @@ def classification(
     modules = {name for name, _ in model.named_modules()}
     if missing := [name for name in final.features if name not in modules]:
         raise InputError(f"features names {missing[0]!r}, which is no module of the model")
-    calibration = _calibration(dataset, probe.seed)
+    calibration = _first_batches(dataset.train, probe.seed)
     _check_classes(model, dataset, calibration)
-    data = {"dataset": dataset.name, "batches": _fingerprint(dataset, calibration, probe.seed)}
+    data = {"dataset": dataset.name, "batches": _fingerprint(dataset, "train", probe.seed)}
+    held_out = _fingerprint(dataset, "validation", probe.seed)
     return Recipe(
         partial(score_classification, batches=dataset.validation),
         partial(_train, dataset, probe),
@@ -109,7 +110,7 @@ def classification(
             _finetune, dataset, final, model, _files(folder, tensorboard=tensorboard), progress
         ),
         partial(score_classification, batches=dataset.test),
-        json.dumps({**data, "probe": probe.fingerprint}),
+        json.dumps({**data, "validation": held_out, "probe": probe.fingerprint}),
         json.dumps({**data, "final": final.fingerprint}),
         "accuracy",
         calibration,
@@ -140,20 +141,23 @@ def _files(folder: Path | None, *, tensorboard: bool) -> dict[str, Path]:
     return {**files, "tensorboard": folder / "tensorboard"} if tensorboard else files
 
 
-def _calibration(dataset: Dataset, seed: int) -> tuple[Batch, ...]:
-    """The first batches of training data, as the seed draws them."""
+def _first_batches(batches: Iterable[Batch], seed: int) -> tuple[Batch, ...]:
+    """As the seed draws them."""
     with seeded(seed):
-        return tuple(islice(dataset.train, CALIBRATION_BATCHES))
+        return tuple(islice(batches, CALIBRATION_BATCHES))
 
 
-def _fingerprint(dataset: Dataset, calibration: Sequence[Batch], seed: int) -> str | None:
-    """What tells other training data of the same name apart, if one seed draws one and the same."""
-    found = fingerprint_batches(calibration)
-    if fingerprint_batches(_calibration(dataset, seed)) == found:
+def _fingerprint(dataset: Dataset, part: str, seed: int) -> str | None:
+    """What tells other data of the same name apart, if one seed draws one and the same."""
+    found, again = (
+        fingerprint_batches(_first_batches(getattr(dataset, part), seed)) for _ in range(2)
+    )
+    if found == again:
         return found
     _log.warning(
-        "the training part of %s gives other batches with the same seed: what a study holds is "
-        "known by that name alone, so name other data otherwise",
+        "the part %s of %s gives other batches with the same seed: what a study holds is known by "
+        "that name alone, so name other data otherwise",
+        part,
         dataset.name,
     )
     return None

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,12 @@ def random_state() -> dict[str, Any]:
     own = numpy_state["state"]
     return {
         "python": random.getstate(),
-        "numpy": (own["key"].tolist(), own["pos"]),
+        "numpy": (
+            own["key"].tolist(),
+            own["pos"],
+            numpy_state["has_gauss"],
+            numpy_state["gauss"],
+        ),
         "torch": torch.get_rng_state(),
     }
 
@@ -40,8 +46,8 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     """Put the generators back to a `random_state`."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    key, position = state["numpy"]
-    np.random.set_state(("MT19937", np.array(key, np.uint32), position, 0, 0.0))
+    key, *rest = state["numpy"]
+    np.random.set_state(("MT19937", np.array(key, np.uint32), *rest))
     torch.set_rng_state(state["torch"])
 
 
@@ -51,6 +57,25 @@ def generators_of(loader: object) -> list[torch.Generator]:
     holders.append(getattr(holders[-1], "sampler", None))
     found = [getattr(holder, "generator", None) for holder in holders]
     return [*{id(each): each for each in found if isinstance(each, torch.Generator)}.values()]
+
+
+_attempt = ContextVar("attempt", default=0)
+
+
+@contextmanager
+def attempting(attempt: int) -> Iterator[None]:
+    """Say, for a block, which attempt at one and the same thing it is, from 0."""
+    token = _attempt.set(attempt)
+    try:
+        yield
+    finally:
+        _attempt.reset(token)
+
+
+def seed_of_attempt(seed: int) -> int:
+    """The seed, or for another attempt another one."""
+    attempt = _attempt.get()
+    return derive_seed(seed, "attempt", attempt) if attempt else seed
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from layermerge.arithmetic import constant_value, device_of, is_constant
 from layermerge.errors import TrainingError, VerificationError
 from layermerge.graph import graph_arguments
 from layermerge.rewriting import example_tensors, rewriting_of
+from layermerge.weights import load_state
 
 FLOAT64_TOLERANCE = 1e-10
 FLOAT32_TOLERANCE = 1e-4
@@ -217,6 +218,38 @@ def _sample(network: nn.Module) -> Tensor:
     inputs = example_tensors(rewriting_of(network).plan.inputs, torch.device("cpu")).values()
     floating = (value for value in inputs if value.is_floating_point())
     return next(network.parameters(), next(floating, torch.zeros(())))
+
+
+@torch.no_grad()
+def check_only_weights_changed(
+    name: str, trained: fx.GraphModule, untrained: fx.GraphModule
+) -> None:
+    """Refuse a training after which the weights alone do not say what the network computes.
+
+    Such as one that leaves a hook, or exchanges an activation: they would be lost with a merge, or
+    where the weights are loaded again.
+
+    Parameters
+    ----------
+    name : str
+        Of the function that trained.
+    trained, untrained : torch.fx.GraphModule
+        The second, a copy from before, gets the weights of the first.
+
+    Raises
+    ------
+    TrainingError
+    """
+    load_state(untrained, trained.state_dict(), f"the network that {name} left")
+    sample = finite_sample(untrained.eval())
+    error = relative_difference(sample.outputs, trained(*sample.inputs))
+    if error > tolerance_of(trained):
+        raise TrainingError(
+            f"{name} must change weights alone, and the network computes something else "
+            f"(by {error:.1e}) than its structure does with these weights: take off hooks, leave "
+            "activations and settings of modules, such as eps, as they are, and let what changes "
+            "be parameters or persistent buffers"
+        )
 
 
 def _random_arguments(network: fx.GraphModule) -> tuple[Any, ...]:

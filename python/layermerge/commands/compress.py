@@ -36,7 +36,8 @@ EPILOG = """\
 data:
   digits                 scikit-learn's digits, 1x32x32 images, 10 classes
   imagefolder:DIR        DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg
-  hf:PATH                a Hugging Face data set of labelled images
+  hf:PATH, hf:PATH#LABEL a Hugging Face data set of labelled images, the column of labels named
+                         where there are several
   FILE.py:FUNCTION       a function that returns a layermerge.datasets.Dataset
 
 example:

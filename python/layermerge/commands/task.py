@@ -272,7 +272,8 @@ def _load_data(name: str) -> Dataset:
     if name.startswith("imagefolder:"):
         return load_image_folder(name.removeprefix("imagefolder:"))
     if name.startswith("hf:"):
-        return load_hub_dataset(name.removeprefix("hf:"))
+        path, _, label = name.removeprefix("hf:").partition("#")
+        return load_hub_dataset(path, label=label or None)
     if ":" not in name:
         raise InputError(
             f"--data must be digits, imagefolder:DIR, hf:PATH or FILE.py:FUNCTION, got {name!r}"

@@ -272,8 +272,8 @@ class Evaluations:
             self._study.add_score(self._score_key(ORIGINAL), known)
         elif getattr(job.estimator, "is_unnamed", False):
             _log.warning(
-                "scores of an earlier run on this study count: if train_fn or its data have "
-                "changed, give another study, or give `estimator` a name"
+                "scores of an earlier run on this study count: if score_fn, train_fn or their "
+                "data have changed, give another study, or give `estimator` a name"
             )
         self._check_base(found, known.value)
         return known.value
@@ -289,12 +289,12 @@ class Evaluations:
         )
         if difference > NOISE:
             raise InputError(
-                f"{message}: its scores are of other data, or of another score_fn. Give `estimator`"
-                " another name, by which scores are kept apart, or another study"
+                f"{message}: its scores are of other data, or of another score_fn. Give another "
+                "study, or in Python `estimator` another name, by which scores are kept apart"
             )
         _log.warning(
-            "%s: if the data or score_fn have changed, give `estimator` another name, or another "
-            "study",
+            "%s: if the data or score_fn have changed, give another study, or in Python `estimator`"
+            " another name",
             message,
         )
 

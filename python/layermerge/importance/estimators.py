@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import fx, nn
 
-from layermerge.callbacks import check_callbacks, check_in_place
+from layermerge.callbacks import check_callbacks
 from layermerge.candidates import Candidate, Combination
 from layermerge.checks import check_instance, check_numbers, check_texts
-from layermerge.errors import InputError, TrainingError
+from layermerge.errors import InputError
 from layermerge.importance.activations import Batches, fingerprint_batches
 from layermerge.importance.closed_form import RIDGE, merge_least_squares
-from layermerge.lending import modes_kept, scored
-from layermerge.model_checks import not_finite_statistics
+from layermerge.lending import scored, train_in_place
 from layermerge.network import Network
 from layermerge.plan import original_plan, plan_of
 from layermerge.rewriting import rewrite
@@ -130,8 +128,8 @@ class ShortFineTune:
 
     @property
     def is_unnamed(self) -> bool:
-        """Whether nothing would tell that what it trains by has changed."""
-        return self.train_fn is not None and self.name == UNNAMED
+        """Whether nothing would tell that what it trains and scores by has changed."""
+        return self.name == UNNAMED
 
     def base(self, model: nn.Module, network: Network) -> float:
         """Score of the original network, as it is."""
@@ -163,52 +161,6 @@ class ShortFineTune:
                 layer = replaced.get_submodule(network.layers[candidate.kept[0] - 1].name)
                 layer.reset_parameters()  # type: ignore[operator]
         return replaced
-
-
-def train_in_place(name: str, train_fn: TrainFunction, network: nn.Module) -> None:
-    """Let a function of the user's train a network, and see that it is the same one afterwards.
-
-    Raises
-    ------
-    TrainingError
-        If the function returns another network, changes more than the values of the weights, or
-        they are no longer finite.
-    """
-    before = _parameters(network)
-    with modes_kept():
-        check_in_place(name, train_fn(network), network)
-    _check_same(name, before, _parameters(network))
-    _check_finite(network)
-
-
-def _check_finite(module: nn.Module) -> None:
-    """Refuse a network whose weights are no longer finite: its training diverged."""
-    for name, weight in module.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise TrainingError(f"fine-tuning diverged: parameter {name!r} holds NaN or infinity")
-    for name, each in module.named_modules():
-        if (bad := not_finite_statistics(each)) is not None:
-            raise TrainingError(f"fine-tuning diverged: {bad} of {name!r} holds NaN or infinity")
-
-
-def _parameters(module: nn.Module) -> dict[str, str]:
-    """What describes each parameter but its values, and its device unless it has none."""
-    return {
-        name: f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-        + " on the device meta" * value.is_meta
-        for name, value in module.named_parameters()
-    }
-
-
-def _check_same(name_of_function: str, before: dict[str, str], after: dict[str, str]) -> None:
-    """Refuse training that changed more than values."""
-    for name in {**before, **after}:
-        was, now = before.get(name, "missing"), after.get(name, "missing")
-        if was != now:
-            raise TrainingError(
-                f"{name_of_function} must train in place, and leave structure and precision as they"
-                f" are: parameter {name!r} was {was}, and is {now}"
-            )
 
 
 def finite_score(score_fn: ScoreFunction, module: nn.Module) -> float:

@@ -14,7 +14,7 @@ from layermerge.candidates import Candidate, Replacement
 from layermerge.errors import InputError, LayerMergeError, located
 from layermerge.importance.estimators import Estimator, PlanEstimator
 from layermerge.network import Network
-from layermerge.seeding import derive_seed, seeded
+from layermerge.seeding import attempting, derive_seed, seeded
 from layermerge.store import Score
 
 ATTEMPTS = 2
@@ -75,7 +75,7 @@ class Job:
         failure = ""
         for attempt in range(ATTEMPTS):
             try:
-                with seeded(derive_seed(self.seed, what.key, attempt)):
+                with attempting(attempt), seeded(derive_seed(self.seed, what.key, attempt)):
                     value = self._score(what)
                 return Score(value, None, time.perf_counter() - start)
             except (Exception, SystemExit) as error:  # user code may raise anything

@@ -29,7 +29,7 @@ from layermerge.importance.activations import (
     record,
 )
 from layermerge.importance.closed_form import RIDGE, merge_least_squares
-from layermerge.importance.estimators import ScoreFunction, finite_score
+from layermerge.importance.estimators import UNNAMED, ScoreFunction, finite_score
 from layermerge.network import Network
 from layermerge.plan import original_plan, replace_segment
 from layermerge.rewriting import rewrite, rewriting_of
@@ -47,7 +47,7 @@ class OutputError:
     """
 
     calibration: Batches
-    name: str = "custom"
+    name: str = UNNAMED
 
     def __post_init__(self) -> None:
         _check_given(self.calibration)
@@ -92,7 +92,7 @@ class FirstOrderTaylor:
 
     calibration: Batches
     loss_fn: Callable[[Tensor, Tensor], Tensor]
-    name: str = "custom"
+    name: str = UNNAMED
 
     def __post_init__(self) -> None:
         _check_given(self.calibration)
@@ -155,7 +155,7 @@ class ClosedForm:
 
     calibration: Batches
     score_fn: ScoreFunction | None = None
-    name: str = "custom"
+    name: str = UNNAMED
     ridge: float = RIDGE
 
     def __post_init__(self) -> None:
@@ -170,6 +170,11 @@ class ClosedForm:
         """Names the estimator with its settings and data."""
         what = "closed form error" if self.score_fn is None else "closed form score"
         return _fingerprint(what, self.name, self.calibration, ridge=self.ridge)
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether nothing would tell that what it scores by has changed."""
+        return self.score_fn is not None and self.name == UNNAMED
 
     def base(self, model: nn.Module, network: Network) -> float:
         """Score of the original network; it has no error."""
