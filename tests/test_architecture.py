@@ -101,6 +101,7 @@ LAYERS = (
     ("finetuning",),
     ("training",),
     ("schedules",),
+    ("losses",),
     ("checkpoints", "feature_distillation", "finetune_settings", "labels", "training_log"),
     ("latency.trials",),
     ("latency.measuring", "latency.whole_networks"),

@@ -8,6 +8,9 @@ import sys
 import pytest
 
 from layermerge.cli import main
+from layermerge.commands import task
+from layermerge.datasets import Dataset
+from layermerge.errors import InputError
 from layermerge.exporting import load
 from layermerge.finetuning import score_classification
 from layermerge.merging import merge
@@ -51,6 +54,43 @@ def original(model):
 
 
 QUICK = ("--probe-steps=2", "--epochs=2", "--threads=1", "--max-seconds=1")
+
+
+@pytest.mark.parametrize(
+    ("data", "shape", "size"),
+    [
+        ("imagefolder:photos", (4, 3, 96, 96), 96),
+        ("imagefolder:photos", None, 224),
+        ("hf:photos#kind", (1, 3, 32, 32), 32),
+    ],
+)
+def test_images_are_read_at_the_size_whose_latency_counts(monkeypatch, data, shape, size):
+    seen = []
+    for name in ("load_image_folder", "load_hub_dataset"):
+        monkeypatch.setattr(
+            f"layermerge.datasets.{name}", lambda path, **options: seen.append((path, options))
+        )
+    task._load_data(data, shape)
+    ((path, options),) = seen
+    assert path == "photos"
+    assert options["size"] == size
+    assert options.get("label") == ("kind" if "#" in data else None)
+
+
+def test_images_that_are_not_square_are_for_data_of_ones_own():
+    with pytest.raises(InputError, match="are read as square images, and the input is 1x3x32x64"):
+        task._load_data("imagefolder:photos", (1, 3, 32, 64))
+
+
+def test_latency_of_another_size_than_the_data_is_told(caplog):
+    part = [striped_images(4)]
+    stripes = Dataset("stripes", part, part, part, 3)
+    assert task._example_shape(stripes, None, None) == (1, 1, 8, 8)
+    assert task._example_shape(stripes, None, (5, 1, 8, 8)) == (5, 1, 8, 8)
+    assert task._example_shape(stripes, (2, 1, 8, 8), None) == (2, 1, 8, 8)
+    assert not caplog.records
+    assert task._example_shape(stripes, (2, 1, 4, 4), None) == (2, 1, 4, 4)
+    assert "on 2x1x4x4, and stripes holds images of 1x8x8, of which accuracies are" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import subprocess
-import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +16,10 @@ from layermerge import SearchSpace, rewrite, trace
 from layermerge.checkpoints import Checkpoint
 from layermerge.errors import InputError, TrainingError
 from layermerge.finetuning import FinetuneSettings, _loader, finetune, score_classification
+from layermerge.losses import mixed
 from layermerge.plan import original_plan, replace_segment
 from layermerge.seeding import seeded
-from layermerge.training import Training, mixed
+from layermerge.training import Training
 from layermerge.weights import load_state
 from networks import striped_images, tiny_classifier
 
@@ -145,6 +143,57 @@ def test_the_distillation_loss_is_that_of_hinton():
     settings = FinetuneSettings(steps=1, batch_size=len(IMAGES), distillation=0.25, temperature=3.0)
     (loss,) = finetune(tiny_classifier(), (IMAGES, LABELS), settings, teacher=teacher)
     assert loss == pytest.approx(0.75 * hard + 0.25 * 9.0 * soft, rel=1e-4)
+
+
+def dense(seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Conv2d(1, 3, 3, padding=1)
+
+
+def per_pixel(values):
+    return values.movedim(1, -1).reshape(-1, 3)
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_the_loss_of_dense_logits_is_a_mean_over_pixels(size):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(5, 1, size, size, generator=generator)
+    labels = torch.randint(3, (5, size, size), generator=generator)
+    student, teacher = dense(0), dense(1).eval()
+    own, wanted = per_pixel(student(images)).double(), per_pixel(teacher(images)).double()
+    hard = nn.functional.cross_entropy(own, labels.flatten()).item()
+    p, q = (wanted / 2).softmax(1), (own / 2).softmax(1)
+    soft = (p * (p / q).log()).sum(1).mean().item()
+    settings = FinetuneSettings(steps=1, distillation=0.5, temperature=2.0)
+    (loss,) = finetune(student, [(images, labels)], settings, teacher=teacher)
+    assert loss == pytest.approx(0.5 * hard + 0.5 * 4.0 * soft, rel=1e-5)
+
+
+def test_dense_logits_and_labels_that_are_left_out_are_scored():
+    images = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    model = dense(0)
+    labels = model(images).argmax(1)
+    wrong = (labels + 1) % 3
+    wrong[:, :3] = labels[:, :3]
+    assert score_classification(model, [(images, wrong)]) == 0.5
+    wrong[:, 3:] = -100
+    assert score_classification(model, [(images, wrong)]) == 1.0
+    right = tiny_classifier()(IMAGES).argmax(1)
+    right[5:] = -100
+    assert score_classification(tiny_classifier(), [(IMAGES, right)]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, [(IMAGES, LABELS)]), "model must be a Module, got NoneType"),
+        ((tiny_classifier(), None), "batches must be pairs of images and labels, got NoneType"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        score_classification(*arguments)
 
 
 def test_a_student_learns_from_its_teacher_alone():
@@ -463,6 +512,12 @@ def test_averaged_weights_are_those_of_the_formula():
     torch.testing.assert_close(averaged.state_dict()["0.weight"], expected)
 
 
+def test_an_average_counts_what_is_counted():
+    model = tiny_classifier()
+    finetune(model, (IMAGES, LABELS), replace(SETTINGS, steps=12, ema=0.9))
+    assert model[1].num_batches_tracked == 12
+
+
 def test_a_short_training_forgets_where_its_average_began():
     def accuracy(settings):
         model = tiny_classifier()
@@ -592,51 +647,6 @@ def test_further_bad_settings_are_refused(change, message):
         replace(SETTINGS, **change)
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_does(tmp_path):
-    """On shares of the same batches; without batch norm, whose statistics would differ."""
-    pytest.importorskip("accelerate", reason="accelerate is not installed")
-    script = Path(__file__).parent / "train_in_processes.py"
-    alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, script, alone], check=True, env=environment)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    subprocess.run([*launch, script, together], check=True, env=environment)
-    one, two = torch.load(alone), torch.load(together)
-    assert two["processes"] == 2
-    for name, weight in one["weights"].items():
-        torch.testing.assert_close(two["weights"][name], weight, rtol=1e-4, atol=1e-5)
-
-
-_MIXED = """
-import torch
-from accelerate import Accelerator
-from layermerge.errors import TrainingError
-from layermerge.finetuning import FinetuneSettings, finetune
-from networks import striped_images, tiny_classifier
-
-model, plain, data = tiny_classifier(), tiny_classifier(), striped_images(64)
-accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-finetune(model, data, FinetuneSettings(steps=3), accelerator=accelerator)
-plain.load_state_dict(model.state_dict())
-assert "forward" not in vars(model)
-assert torch.equal(model(data[0]), plain(data[0]))
-try:
-    finetune(plain, (data[0] * float("nan"), data[1]), accelerator=accelerator)
-except TrainingError:
-    assert "forward" not in vars(plain)
-else:
-    raise AssertionError
-"""
-
-
-def test_mixed_precision_of_accelerate_ends_with_the_training():
-    pytest.importorskip("accelerate", reason="accelerate is not installed")
-    # In a process of its own: an accelerator has state that all of a process share.
-    here = Path(__file__).parent
-    subprocess.run([sys.executable, "-c", _MIXED], check=True, cwd=here)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -653,6 +663,11 @@ def test_settings_of_another_type_are_refused(settings, message):
         FinetuneSettings(**settings)
 
 
+class Unsure(nn.Module):
+    def forward(self, images):
+        return torch.full((len(images), 3), torch.nan)
+
+
 class Sizes(nn.Module):
     def forward(self, images):
         return {"logits": images}
@@ -666,6 +681,7 @@ class Sizes(nn.Module):
             r"the teacher computes \(32, 5\) where the model computes \(32, 3\)",
         ),
         ({"teacher": Sizes()}, "the teacher computes dict where the model"),
+        ({"teacher": Unsure()}, "the teacher computes NaN or infinite values at step 1"),
         ({"teacher": nn.Conv2d(3, 3, 8)}, "the teacher fails on the first batch, images of shape"),
         (
             {"teacher": nn.Sequential(nn.BatchNorm2d(1))},

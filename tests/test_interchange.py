@@ -15,6 +15,7 @@ from layermerge.rewriting import rewrite
 from layermerge.tracing import trace
 from networks import images, randomized, relative_error, zoo
 from test_exporting import compressed, deepest_plan
+from test_merging import logarithms
 
 EXPORTS = ["pt2", "onnx"]
 
@@ -137,6 +138,14 @@ def test_a_library_model_is_exported_without_being_named(tmp_path):
         value = images(2, 3, 64, 64, seed=4)
         with torch.no_grad():
             assert relative_error(run(exported.path, value)[0], merged(value)) < 1e-4
+
+
+def test_a_network_that_is_defined_for_positive_values_alone_is_exported(tmp_path):
+    _, example, rewritten = logarithms()
+    exported = export_pt2(merge(rewritten), tmp_path / "positive.pt2")
+    assert exported.error < 1e-4
+    program = torch.export.load(tmp_path / "positive.pt2")
+    assert program.module()(*example.values()).isfinite().all()
 
 
 def test_the_network_is_left_as_it_is(tmp_path):

@@ -224,6 +224,30 @@ def test_a_network_that_computes_nan_is_blamed_on_its_training():
         merge(rewritten)
 
 
+class OfLogarithms(nn.Module):
+    """Is defined for positive images and numbers alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = zoo("basic")
+
+    def forward(self, image, step):
+        return self.body(torch.log(image) / torch.log(step + 1)[:, None, None, None])
+
+
+def logarithms():
+    model = OfLogarithms().eval()
+    example = {"image": images(2, 3, 16, 16).abs() + 0.1, "step": torch.tensor([3, 5])}
+    return model, example, rewrite(model, original_plan(trace(model, example)))
+
+
+def test_a_network_that_is_defined_for_positive_values_alone_can_be_merged():
+    model, example, rewritten = logarithms()
+    merged = merge(rewritten)
+    assert verification(merged).error < 1e-4
+    assert relative_error(merged(**example), model(**example)) < 1e-4
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_subnormal_weights_become_zero_but_in_half_precision(dtype):
     tiny = torch.finfo(dtype).tiny

@@ -1,25 +1,79 @@
-"""Fine-tune a network without norms, with accelerate; run by `accelerate launch` or alone."""
+"""Fine-tune a network without norms, with accelerate; run by torchrun or alone.
+
+``train_in_processes.py OUT KIND STOP``: on which data, and after which step the process ends.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from layermerge import checkpoints
+from layermerge.errors import InputError
 from layermerge.finetuning import FinetuneSettings, finetune
+from layermerge.training_log import Step
 
+out, kind, stop = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 accelerator = Accelerator(cpu=True)
 torch.manual_seed(0)
 model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
+teacher = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
 images, labels = torch.randn(64, 1, 8, 8), torch.randint(4, (64,))
-finetune(
-    model,
-    (images, labels),
-    FinetuneSettings(epochs=3, batch_size=16, optimizer="sgd", learning_rate=0.05),
-    accelerator=accelerator,
+if kind in ("ignored", "none"):
+    labels[::2] = -100  # all that the first of two processes is given
+if kind == "none":
+    labels[:] = -100
+data = {
+    "pair": (images, labels),
+    "uneven": [*zip(images.split(7), labels.split(7), strict=True)],
+    "ignored": [*zip(images.split(16), labels.split(16), strict=True)],
+    "none": [(images, labels)],
+    "loader": DataLoader(TensorDataset(images, labels), 8, shuffle=True),
+}
+settings = FinetuneSettings(
+    epochs=3, batch_size=16, optimizer="sgd", learning_rate=0.05, distillation=0.3
 )
+
+
+class Stopping(list):
+    """A history after whose entry the process ends, its state on disk."""
+
+    def append(self, step: Step) -> None:
+        if len(self) == stop > 0:
+            os._exit(9)
+        super().append(step)
+
+
+checkpoints.EVERY_SECONDS = 0.0
+from layermerge import training  # noqa: E402
+
+built = training.Training.__init__
+
+
+def stopping(self, *arguments):
+    built(self, *arguments)
+    self.history = Stopping()
+
+
+training.Training.__init__ = stopping
+try:
+    finetune(
+        model,
+        data[kind],
+        settings,
+        teacher=teacher,
+        accelerator=accelerator,
+        checkpoint=out.with_suffix(".ckpt"),
+    )
+except InputError as error:
+    out.with_suffix(f".{accelerator.process_index}.txt").write_text(str(error))
+    raise
 if accelerator.is_main_process:
     found = {"processes": accelerator.num_processes, "weights": model.state_dict()}
-    torch.save(found, sys.argv[1])
+    torch.save(found, out)

@@ -19,7 +19,7 @@ from layermerge.models import load_library
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
-DIGITS_SIZE = 32
+DIGITS_SIZE, IMAGE_SIZE = 32, 224
 _NUM_TRAIN, _NUM_VALIDATION = 1100, 247
 _COPIES = 4
 
@@ -125,7 +125,7 @@ def _distorted_copies(images: Tensor, labels: Tensor, noise: float) -> Batches:
 
 
 def load_image_folder(
-    directory: str | Path, *, size: int = 224, batch_size: int = 64, workers: int = 2
+    directory: str | Path, *, size: int = IMAGE_SIZE, batch_size: int = 64, workers: int = 2
 ) -> Dataset:
     """Load images from ``DIR/train/CLASS`` and ``DIR/val/CLASS``, as ImageNet is kept.
 
@@ -183,7 +183,7 @@ def load_hub_dataset(
     path: str,
     *,
     label: str | None = None,
-    size: int = 224,
+    size: int = IMAGE_SIZE,
     batch_size: int = 64,
     workers: int = 2,
 ) -> Dataset:

@@ -19,7 +19,7 @@ from layermerge.checks import check_truth
 from layermerge.configuration import fingerprint_model
 from layermerge.errors import InputError
 from layermerge.finetune_settings import DEFAULT_SETTINGS, FinetuneSettings
-from layermerge.labels import check_labels, checked_batch
+from layermerge.labels import check_labels, checked_batch, num_counted
 from layermerge.lending import training_kept
 from layermerge.model_checks import check_evaluation_mode
 from layermerge.progress import progress_bar
@@ -156,9 +156,9 @@ def score_classification(model: nn.Module, batches: Iterable[Batch]) -> float:
     Parameters
     ----------
     model : torch.nn.Module
-        Returns logits of shape (batch, classes). Its mode is put back afterwards.
+        Returns logits of shape (batch, classes), or of each pixel. Its mode is put back afterwards.
     batches : iterable of pairs of tensors
-        Images and labels (class indices).
+        Images and labels (class indices, or -100 for what is left out).
 
     Returns
     -------
@@ -170,6 +170,11 @@ def score_classification(model: nn.Module, batches: Iterable[Batch]) -> float:
     InputError
         If there is no image, a label is none of the model's classes, or the model computes NaN.
     """
+    check_argument("model", model, nn.Module)
+    if not isinstance(batches, Iterable):
+        raise InputError(
+            f"batches must be pairs of images and labels, got {type(batches).__name__}"
+        )
     device = device_of(model)
     correct = total = 0
     with training_kept(model), torch.inference_mode():
@@ -178,7 +183,7 @@ def score_classification(model: nn.Module, batches: Iterable[Batch]) -> float:
             images, labels = checked_batch(batch)
             predicted = _predicted(model(images.to(device)), images, labels)
             correct += int((predicted == labels.to(device)).sum())
-            total += len(labels)
+            total += num_counted(labels)
     if not total:
         raise InputError("there is no image to score the model on (is an iterator used up?)")
     return correct / total

@@ -28,7 +28,7 @@ from layermerge.latency.placement import tensors_of
 from layermerge.probing import probe
 from layermerge.rewriting import example_tensors, rewriting_of
 from layermerge.source_files import brief
-from layermerge.verification import relative_difference, tolerance_of
+from layermerge.verification import is_finite, relative_difference, tolerance_of
 from layermerge.whole_files import replacing
 
 BATCH = "batch"
@@ -175,6 +175,10 @@ class _Subject:
         self.specs = rewriting_of(merged).plan.inputs
         self.module = _without_unused_inputs(copy.deepcopy(merged).cpu(), self.names)
         self.batch = self._batch()
+        self._is_positive = False
+        with torch.no_grad():
+            own = self.module(*self.arguments(self.batch.example))
+        self._is_positive = not is_finite(own)
         self.batch_sizes: tuple[int, ...] = ()
         self.shapes: tuple[dict[int, Any] | None, ...] | None = None
         with quietly(), torch.inference_mode(False), torch.no_grad():
@@ -200,9 +204,11 @@ class _Subject:
 
     def arguments(self, size: int, seed: int = 0) -> tuple[Tensor, ...]:
         """Random inputs of a batch size, in the precision of the network."""
-        named = example_tensors(self.specs, torch.device("cpu"), seed=seed)
+        named = example_tensors(
+            self.specs, torch.device("cpu"), seed=seed, is_positive=self._is_positive
+        )
         dtype = next(self.module.parameters(), torch.zeros(())).dtype
-        resized = probe(named, self.batch, size, seed)
+        resized = probe(named, self.batch, size, seed, is_positive=self._is_positive)
         typed = {
             name: value.to(dtype) if value.is_floating_point() else value
             for name, value in resized.items()

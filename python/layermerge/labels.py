@@ -42,6 +42,13 @@ def checked_batch(batch: Any) -> tuple[Tensor, Tensor]:
     return images, labels if labels.is_floating_point() else labels.long()
 
 
+def num_counted(labels: Tensor) -> int:
+    """How many labels a loss counts: all but `IGNORED` ones, and one for each distribution."""
+    if labels.is_floating_point():
+        return labels.select(1, 0).numel() if labels.ndim > 1 else len(labels)
+    return int((labels != IGNORED).sum())
+
+
 def check_labels(labels: Tensor, logits: Any) -> None:
     """Refuse labels that are neither classes of the logits nor probabilities of them.
 

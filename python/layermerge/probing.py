@@ -56,14 +56,16 @@ def _batches(arguments: dict[str, Tensor]) -> Iterator[Batch]:
     yield Batch(name, size, size, size)
 
 
-def probe(arguments: dict[str, Tensor], batch: Batch, size: int, seed: int) -> dict[str, Tensor]:
-    """Random values like the example's at another batch size.
+def probe(
+    arguments: dict[str, Tensor], batch: Batch, size: int, seed: int, *, is_positive: bool = False
+) -> dict[str, Tensor]:
+    """Random values in place of the example's, at another batch size: normal, or 1/2 to 3/2.
 
     An example of zeros would hide what a capture gets wrong.
     """
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: _noise_like(_resized(value, batch.example, size), generator)
+        name: _noise_like(_resized(value, batch.example, size), generator, is_positive=is_positive)
         for name, value in arguments.items()
     }
 
@@ -75,9 +77,11 @@ def _resized(value: Tensor, size: int, wanted: int) -> Tensor:
     return value[torch.arange(wanted, device=value.device) % size]
 
 
-def _noise_like(value: Tensor, generator: torch.Generator) -> Tensor:
+def _noise_like(value: Tensor, generator: torch.Generator, *, is_positive: bool) -> Tensor:
     if not value.is_floating_point():
         return value.clone()
+    if is_positive:
+        return (0.5 + torch.rand(value.shape, generator=generator)).to(value)
     return torch.randn(value.shape, generator=generator).to(value)
 
 

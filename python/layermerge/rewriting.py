@@ -112,18 +112,35 @@ def rewriting_of(rewritten: nn.Module) -> Rewriting:
 
 
 def example_tensors(
-    inputs: Iterable[InputSpec], device: torch.device, *, seed: int | None = None
+    inputs: Iterable[InputSpec],
+    device: torch.device,
+    *,
+    seed: int | None = None,
+    is_positive: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Make inputs of the given shapes: zeros, or normal random numbers from `seed`."""
+    """Make inputs of the given shapes: zeros, or random numbers from `seed`.
+
+    Those are normal, and 0 where integers are wanted; or between 1/2 and 3/2, and 1, for networks
+    that are not defined elsewhere, as those that begin with a logarithm.
+    """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return {spec.name: _example_tensor(spec, generator).to(device) for spec in inputs}
+    return {
+        spec.name: _example_tensor(spec, generator, is_positive=is_positive).to(device)
+        for spec in inputs
+    }
 
 
-def _example_tensor(spec: InputSpec, generator: torch.Generator | None) -> torch.Tensor:
+def _example_tensor(
+    spec: InputSpec, generator: torch.Generator | None, *, is_positive: bool
+) -> torch.Tensor:
     dtype = getattr(torch, spec.dtype)
     if generator is None or not dtype.is_floating_point:
-        return torch.zeros(spec.shape, dtype=dtype)
-    return torch.randn(spec.shape, generator=generator, dtype=torch.float32).to(dtype)
+        return torch.full(spec.shape, int(is_positive), dtype=dtype)
+    if is_positive:
+        values = 0.5 + torch.rand(spec.shape, generator=generator, dtype=torch.float32)
+    else:
+        values = torch.randn(spec.shape, generator=generator, dtype=torch.float32)
+    return values.to(dtype)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -53,9 +53,15 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 def generators_of(loader: object) -> list[torch.Generator]:
     """The generators of its own that a `DataLoader` draws from, instead of the global one."""
-    holders = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-    holders.append(getattr(holders[-1], "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
+    holders = {id(loader): loader}
+    new = [loader]
+    while new:  # a batch sampler that is divided among processes holds another one
+        inside = [
+            getattr(each, name, None) for each in new for name in ("sampler", "batch_sampler")
+        ]
+        new = [each for each in inside if each is not None and id(each) not in holders]
+        holders.update((id(each), each) for each in new)
+    found = [getattr(holder, "generator", None) for holder in holders.values()]
     return [*{id(each): each for each in found if isinstance(each, torch.Generator)}.values()]
 
 

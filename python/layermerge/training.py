@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import astuple
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from layermerge.errors import InputError, TrainingError, located
-from layermerge.feature_distillation import FeatureDistance, Features
+from layermerge.errors import InputError, TrainingError
 from layermerge.finetune_settings import DTYPES, FinetuneSettings
-from layermerge.labels import check_labels, checked_batch
+from layermerge.labels import checked_batch
+from layermerge.losses import Loss
 from layermerge.schedules import scheduled_optimizer
 from layermerge.seeding import generators_of, random_state, restore_random_state
 from layermerge.training_log import Step
@@ -66,13 +64,7 @@ class Training:
         self.device = device_of(model)
         if teacher is not None and device_of(teacher) != self.device:
             teacher = deepcopy(teacher).to(self.device)
-        if teacher is None and settings.feature_distillation:
-            raise InputError(
-                f"feature_distillation is {settings.feature_distillation}, which needs a teacher: "
-                "give one, or set it to 0"
-            )
-        self.teacher = teacher
-        self._distance: FeatureDistance | None = None
+        self._loss = Loss(settings, model, teacher, accelerator)
         self.average = self._averaged()
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=settings.precision == "fp16" and self.device.type == "cuda"
@@ -81,18 +73,20 @@ class Training:
         self._epoch_began: dict[str, Any] = {}
         self._generators: list[torch.Generator] = []
         self._loader_began: list[Tensor] = []
-        self._batches_done = 0
+        self._batches_done = self._epochs_done = 0
         self._resumed: dict[str, Any] | None = None
 
     def run(self, loader: Iterable[Batch]) -> Iterator[None]:
         """Take the steps that are left, epoch after epoch; yields after each."""
         self.model.train()
-        self._generators = generators_of(loader)
         is_divided = self.accelerator is not None and isinstance(loader, DataLoader)
-        if is_divided:
+        if is_divided:  # with generators that the processes share
             loader = self.accelerator.prepare(loader)
+        self._generators = generators_of(loader)
         while len(self.history) < self.steps:
             self._begin_epoch()
+            if is_divided:  # by which samplers with an epoch draw
+                cast(Any, loader).iteration = self._epochs_done
             skipped = self._batches_done
             is_empty = True
             for place, batch in enumerate(loader):
@@ -119,6 +113,7 @@ class Training:
                     f"checkpoint was written: {_OTHER_DATA}"
                 )
             self._batches_done = 0
+            self._epochs_done += 1
 
     def finish(self) -> None:
         """Let the model have the averaged weights, if they are averaged."""
@@ -145,6 +140,7 @@ class Training:
             "epoch_began": self._epoch_began,
             "loader_began": self._loader_began,
             "batches_done": self._batches_done,
+            "epochs_done": self._epochs_done,
             "random": random_state(),
             "loader": self._loader_state(),
         }
@@ -161,7 +157,7 @@ class Training:
             self.average.load_state_dict(state["average"])
         self.history = [Step(*values) for values in state["history"]]
         self._began = time.monotonic() - (self.history[-1].seconds if self.history else 0.0)
-        self._batches_done = state["batches_done"]
+        self._batches_done, self._epochs_done = state["batches_done"], state["epochs_done"]
         self._resumed = dict(state)
 
     def _other_buffers(self) -> dict[str, Tensor]:
@@ -206,7 +202,7 @@ class Training:
             DTYPES[settings.precision],
             enabled=DTYPES[settings.precision] is not None,
         ):
-            loss = self._loss(images, labels)
+            loss = self._loss(self.model, images, labels, len(self.history) + 1)
         value = self._checked(loss)
         self.optimizer.zero_grad()
         scaled = self.scaler.scale(loss)
@@ -223,71 +219,6 @@ class Training:
         self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.module)
-
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        settings = self.settings
-        share, others = 1.0, labels
-        if settings.mixup:
-            share, images, others = mixed(images, labels, settings.mixup)
-        with self._features(images) as features:
-            logits = self._logits(self.model, "model", images)
-            check_labels(labels, logits)
-            wanted = None if self.teacher is None else self._wanted(images, logits)
-        loss = sum(
-            part * F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing)
-            for part, target in ((share, labels), (1 - share, others))
-            if part
-        )
-        assert isinstance(loss, Tensor)
-        if wanted is None:
-            return loss
-        distance = F.kl_div(
-            F.log_softmax(logits / settings.temperature, dim=1),
-            F.log_softmax(wanted / settings.temperature, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        weight = settings.distillation
-        loss = (1 - weight) * loss + weight * settings.temperature**2 * distance
-        if features is None:
-            return loss
-        return loss + settings.feature_distillation * features.distance()
-
-    def _logits(self, network: nn.Module, name: str, images: Tensor) -> Any:
-        """What a network computes; a first batch on which it fails is not fit for it."""
-        try:
-            return network(images)
-        except Exception as error:
-            if self.history:
-                raise
-            raise InputError(
-                f"the {name} fails on the first batch, images of shape {tuple(images.shape)} and "
-                f"{images.dtype}: {located(error)}"
-            ) from error
-
-    @torch.no_grad()
-    def _wanted(self, images: Tensor, logits: Tensor) -> Tensor:
-        """The teacher's logits."""
-        assert self.teacher is not None
-        wanted = self._logits(self.teacher, "teacher", images)
-        if not isinstance(wanted, Tensor) or wanted.shape != logits.shape:
-            found = tuple(wanted.shape) if isinstance(wanted, Tensor) else type(wanted).__name__
-            raise InputError(
-                f"the teacher computes {found} where the model computes {tuple(logits.shape)}: "
-                "give a teacher of the same classes, or set distillation to 0 and leave it out"
-            )
-        return wanted
-
-    def _features(self, images: Tensor) -> AbstractContextManager[Features | None]:
-        """Watch the features that are compared with the teacher's, if any are."""
-        if not self.settings.feature_distillation:
-            return nullcontext()
-        assert self.teacher is not None
-        if self._distance is None:
-            self._distance = FeatureDistance(
-                self.module, self.teacher, images, self.settings.features
-            )
-        return self._distance.watching()
 
     def _remember(self, loss: float) -> None:
         rate, seconds = self.schedule.get_last_lr()[0], time.monotonic() - self._began
@@ -319,14 +250,11 @@ def _average(
     """
     count = int(num_averaged)
     step = get_ema_multi_avg_fn(min(ema, (1 + count) / (10 + count)))  # type: ignore[no-untyped-call]
-    step(averaged, current, num_averaged)
-
-
-def mixed(images: Tensor, labels: Tensor, alpha: float) -> tuple[float, Tensor, Tensor]:
-    """Mix images in pairs: the share of the first, the mixtures, the labels of the second."""
-    share = float(torch.distributions.Beta(alpha, alpha).sample())
-    order = torch.randperm(len(images), device=images.device)
-    return share, share * images + (1 - share) * images[order], labels[order]
+    if current[0].is_floating_point():
+        step(averaged, current, num_averaged)
+    else:  # counts, which come apart from the others
+        for average, value in zip(averaged, current, strict=True):
+            average.copy_(value)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -114,23 +114,29 @@ def finite_sample(rewritten: fx.GraphModule) -> Sample:
     Raises
     ------
     TrainingError
-        If the output of the rewritten network is not finite.
+        If the output of the rewritten network is not finite, on positive inputs neither.
     """
-    with torch.no_grad():
-        inputs = _random_arguments(rewritten)
-        sample = Sample(inputs, rewritten(*inputs))
-    leaves = pytree.tree_leaves(sample.outputs)
-    if not all(torch.isfinite(leaf).all() for leaf in leaves if isinstance(leaf, Tensor)):
-        weights = rewritten.named_parameters()
-        bad = [name for name, weight in weights if not torch.isfinite(weight).all()]
-        raise TrainingError(
-            "the rewritten network computes NaN or infinite values before it is merged"
-            + (f", as its parameter {bad[0]!r} holds such values" if bad else "")
-            + ": its fine-tuning diverged. Lower the learning rate, and look at what finetune_fn "
-            "(or train_fn) does to the network"
-            + ("" if bad else "; or norms that the plan removes kept its values small: keep them")
-        )
-    return sample
+    for is_positive in (False, True):
+        with torch.no_grad():
+            inputs = _random_arguments(rewritten, is_positive=is_positive)
+            sample = Sample(inputs, rewritten(*inputs))
+        if is_finite(sample.outputs):
+            return sample
+    weights = rewritten.named_parameters()
+    bad = [name for name, weight in weights if not torch.isfinite(weight).all()]
+    raise TrainingError(
+        "the rewritten network computes NaN or infinite values before it is merged"
+        + (f", as its parameter {bad[0]!r} holds such values" if bad else ", on random inputs")
+        + ": if it was fine-tuned, that diverged. Lower the learning rate, and look at what "
+        "finetune_fn (or train_fn) does to the network"
+        + ("" if bad else "; or norms that the plan removes kept its values small: keep them")
+    )
+
+
+def is_finite(outputs: Any) -> bool:
+    """Whether no tensor of an output holds NaN or infinite values."""
+    leaves = pytree.tree_leaves(outputs)
+    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves if isinstance(leaf, Tensor))
 
 
 @torch.no_grad()
@@ -252,9 +258,10 @@ def check_only_weights_changed(
         )
 
 
-def _random_arguments(network: fx.GraphModule) -> tuple[Any, ...]:
+def _random_arguments(network: fx.GraphModule, *, is_positive: bool) -> tuple[Any, ...]:
     weight = _sample(network)
-    named = example_tensors(rewriting_of(network).plan.inputs, weight.device, seed=0)
+    specs = rewriting_of(network).plan.inputs
+    named = example_tensors(specs, weight.device, seed=0, is_positive=is_positive)
     typed = {
         name: value.to(weight.dtype) if value.is_floating_point() else value
         for name, value in named.items()

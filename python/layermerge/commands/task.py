@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from layermerge.importance.executors import Executor
     from layermerge.importance.search_options import SearchOptions
     from layermerge.recipes import Recipe
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -207,10 +211,11 @@ def load_task(arguments: argparse.Namespace, folder: Path | None = None) -> Task
         arguments.model, weights=arguments.weights, pretrained=arguments.pretrained
     )
     _check_precision(model, arguments.model)
-    dataset = _load_data(arguments.data)
+    own_shape = _image_shape(own)
+    dataset = _load_data(arguments.data, arguments.input or own_shape)
     device = resolve_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(device)
-    image = example(arguments.input or _example_shape(dataset, own)).to(device)
+    image = example(_example_shape(dataset, arguments.input, own_shape)).to(device)
     with explaining_input(model, arguments.model):
         first_that_runs(model, bind_inputs(model, image))
     recipe = classification(
@@ -250,30 +255,57 @@ def _check_precision(model: nn.Module, name: str) -> None:
             )
 
 
-def _example_shape(dataset: Dataset, own: ExampleInputs | None) -> tuple[int, ...]:
-    """One image of the data, or as many as the model's own example holds of them."""
+def _image_shape(own: ExampleInputs | None) -> tuple[int, ...] | None:
+    """The shape of the model's own example, if that is one batch of images."""
     from torch.utils import _pytree as pytree
 
-    for images, _ in dataset.validation:
-        image_shape = tuple(images.shape[1:])
-        own_shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves(own) if leaf is not None]
-        if len(own_shapes) == 1 and own_shapes[0][1:] == image_shape:
-            return own_shapes[0]
-        return (1, *image_shape)
-    raise InputError(f"the validation part of {dataset.name} holds no images")
+    shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves(own) if leaf is not None]
+    return shapes[0] if len(shapes) == 1 and len(shapes[0]) == 4 else None
 
 
-def _load_data(name: str) -> Dataset:
-    from layermerge.datasets import Dataset, load_digits, load_hub_dataset, load_image_folder
+def _example_shape(
+    dataset: Dataset, asked: tuple[int, ...] | None, own: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """What is asked for, or one image of the data, or as many of them as the model's own example.
+
+    Tells when latency is measured on images of another size than those that are trained on.
+    """
+    images, _ = next(iter(dataset.validation), (None, None))
+    if images is None:
+        raise InputError(f"the validation part of {dataset.name} holds no images")
+    of_data = tuple(images.shape[1:])
+    if asked is None:
+        return own if own is not None and own[1:] == of_data else (1, *of_data)
+    if asked[1:] != of_data:
+        _log.warning(
+            "latency is measured on %s, and %s holds images of %s, of which accuracies are",
+            "x".join(map(str, asked)),
+            dataset.name,
+            "x".join(map(str, of_data)),
+        )
+    return asked
+
+
+def _load_data(name: str, shape: tuple[int, ...] | None) -> Dataset:
+    """The data that an argument names, its files read at the height and width of a shape."""
+    from layermerge.datasets import (
+        IMAGE_SIZE,
+        Dataset,
+        load_digits,
+        load_hub_dataset,
+        load_image_folder,
+    )
     from layermerge.models import call_by_name
 
     if name == "digits":
         return load_digits()
-    if name.startswith("imagefolder:"):
-        return load_image_folder(name.removeprefix("imagefolder:"))
-    if name.startswith("hf:"):
-        path, _, label = name.removeprefix("hf:").partition("#")
-        return load_hub_dataset(path, label=label or None)
+    if name.startswith(("imagefolder:", "hf:")):
+        kind, _, path = name.partition(":")
+        size = _square(name, shape) if shape else IMAGE_SIZE
+        if kind == "imagefolder":
+            return load_image_folder(path, size=size)
+        path, _, label = path.partition("#")
+        return load_hub_dataset(path, label=label or None, size=size)
     if ":" not in name:
         raise InputError(
             f"--data must be digits, imagefolder:DIR, hf:PATH or FILE.py:FUNCTION, got {name!r}"
@@ -284,3 +316,14 @@ def _load_data(name: str) -> Dataset:
             f"{name} returned a {type(dataset).__name__}, expected a layermerge.datasets.Dataset"
         )
     return dataset
+
+
+def _square(name: str, shape: tuple[int, ...]) -> int:
+    """Height and width of the images to read."""
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise InputError(
+            f"--data {name} are read as square images, and the input is "
+            f"{'x'.join(map(str, shape))}: give --input 1x3xNxN, or a Dataset of your own "
+            "(FILE.py:FUNCTION)"
+        )
+    return shape[2]

@@ -1,0 +1,83 @@
+"""Fine-tuning on several processes, and in the precision of accelerate."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="accelerate is not installed")
+
+HERE = Path(__file__).parent
+ALONE = [sys.executable]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+def train(launch, out, kind, stop=0):
+    """Run the training; return what it left, or None if it ended before it was done."""
+    command = [*launch, HERE / "train_in_processes.py", out, kind, str(stop)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    return torch.load(out) if done.returncode == 0 else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pair", "uneven", "ignored"])
+def test_two_processes_train_as_one_does(tmp_path, kind):
+    """On shares of the same batches; without batch norm, whose statistics would differ."""
+    alone, together = (
+        train(launch, tmp_path / name, kind) for launch, name in ((ALONE, "one"), (TWO, "two"))
+    )
+    assert together["processes"] == 2
+    for name, weight in alone["weights"].items():
+        torch.testing.assert_close(together["weights"][name], weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_labels_that_all_processes_leave_out_are_told_by_each(tmp_path):
+    assert train(TWO, tmp_path / "out", "none") is None
+    told = [path.read_text() for path in tmp_path.glob("out.*.txt")]
+    assert len(told) == 2
+    assert all("all labels of a batch are -100" in each for each in told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [3, 6])  # of four steps in an epoch
+def test_two_processes_that_were_killed_go_on_to_the_same_weights(tmp_path, stop):
+    whole = train(TWO, tmp_path / "whole", "loader")
+    assert train(TWO, tmp_path / "out", "loader", stop) is None
+    assert (tmp_path / "out.ckpt").exists()
+    resumed = train(TWO, tmp_path / "out", "loader")
+    for name, weight in whole["weights"].items():
+        assert torch.equal(resumed["weights"][name], weight)
+
+
+_MIXED = """
+import torch
+from accelerate import Accelerator
+from layermerge.errors import TrainingError
+from layermerge.finetuning import FinetuneSettings, finetune
+from networks import striped_images, tiny_classifier
+
+model, plain, data = tiny_classifier(), tiny_classifier(), striped_images(64)
+accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+finetune(model, data, FinetuneSettings(steps=3), accelerator=accelerator)
+plain.load_state_dict(model.state_dict())
+assert "forward" not in vars(model)
+assert torch.equal(model(data[0]), plain(data[0]))
+try:
+    finetune(plain, (data[0] * float("nan"), data[1]), accelerator=accelerator)
+except TrainingError:
+    assert "forward" not in vars(plain)
+else:
+    raise AssertionError
+"""
+
+
+def test_mixed_precision_of_accelerate_ends_with_the_training():
+    # In a process of its own: an accelerator has state that all of a process share.
+    subprocess.run([sys.executable, "-c", _MIXED], check=True, cwd=HERE)
