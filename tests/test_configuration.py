@@ -132,6 +132,9 @@ def test_what_a_module_of_ones_own_holds_counts():
         Own(table=0.5),
         Own(scale=2.0),
         Negated(),
+        Own(config=str.lower),
+        Own(config=lambda: 0.5),
+        Own(config=lambda: 0.25),
     )
     found = [*map(fingerprint_model, (Own(), *others))]
     assert len({*found}) == len(found)

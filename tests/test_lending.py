@@ -63,7 +63,22 @@ def left_on_another_number_of_threads(network):
     torch.set_num_threads(torch.get_num_threads() + 1)
 
 
+def left_with_a_hook(network):
+    network[3].register_forward_hook(lambda module, inputs, output: 0 * output)
+
+
+def left_with_another_eps(network):
+    network[1].eps = 1.0
+
+
+def left_with_another_layer(network):
+    network[2] = nn.Tanh()
+
+
 LEAVING = (
+    left_with_a_hook,
+    left_with_another_eps,
+    left_with_another_layer,
     left_training,
     left_in_float64,
     left_in_half_without_a_norm,
@@ -80,6 +95,8 @@ LEAVING = (
 def state_of(network):
     return (
         [module.training for module in network.modules()],
+        repr(network),
+        [len(module._forward_hooks) for module in network.modules()],
         [(each.dtype, each.device.type, each.requires_grad) for each in network.parameters()],
         [(each.dtype, each.device.type) for each in network.buffers()],
         torch.is_grad_enabled(),
@@ -119,6 +136,18 @@ def test_parameters_that_were_replaced_are_those_of_before():
     with lent(network):
         network[0].weight = nn.Parameter(torch.zeros(4, 1, 3, 3))
     assert network[0].weight is own
+
+
+def test_a_hook_from_before_can_still_be_removed():
+    network, seen = tiny_classifier(), []
+    handle = network.register_forward_hook(lambda *arguments: seen.append(1))
+    with lent(network):
+        network(striped_images(1)[0])
+        handle.remove()
+    network(striped_images(1)[0])
+    handle.remove()
+    network(striped_images(1)[0])
+    assert len(seen) == 2
 
 
 def test_what_is_no_number_names_the_function():

@@ -53,7 +53,7 @@ def fingerprint_model(module: nn.Module) -> str:
     """Hash of all that decides what a module computes, and what training makes of it.
 
     That is its `structure`, the values of its parameters, of all buffers and of tensors that are
-    plain attributes, and which parameters are frozen.
+    plain attributes, the code of functions that are, and which parameters are frozen.
     """
     digest = hashlib.sha256(structure(module).encode())
     for name, tensor in module.named_parameters():
@@ -63,6 +63,9 @@ def fingerprint_model(module: nn.Module) -> str:
     for name, each in module.named_modules():
         own = {key: value for key, value in vars(each).items() if key not in _OF_ALL_MODULES}
         _add_arrays(digest, name, own)
+        for leaf in pytree.tree_leaves(own):
+            for line in _code_of(leaf):
+                digest.update(line.encode())
     return digest.hexdigest()[:16]
 
 

@@ -43,23 +43,21 @@ def training_kept(network: nn.Module) -> Iterator[None]:
 def lent(network: nn.Module) -> Iterator[None]:
     """Put a network back after a block that may only look at it.
 
-    Training and evaluation mode of each module, values of parameters and buffers, which of them are
-    frozen, their precision and device.
+    All attributes of its modules, hooks and submodules included; values of parameters and buffers,
+    which of them are frozen, their precision and device.
     """
-    stores: list[dict[str, Any]] = [
-        store for module in network.modules() for store in (module._parameters, module._buffers)
-    ]
+    modules = [(vars(module), _contents(vars(module))) for module in network.modules()]
     tensors = [
-        (store, name, tensor, tensor.data, _copied(tensor.data), tensor.requires_grad)
-        for store in stores
-        for name, tensor in store.items()
-        if tensor is not None
+        (tensor, tensor.data, _copied(tensor.data), tensor.requires_grad)
+        for tensor in (*network.parameters(), *network.buffers())
     ]
     try:
-        with modes_kept(), training_kept(network):
+        with modes_kept():
             yield
     finally:
-        for store, name, tensor, data, values, has_gradient in tensors:
+        for attributes, contents in modules:
+            _restore(attributes, contents)
+        for tensor, data, values, has_gradient in tensors:
             if tensor.dtype != data.dtype or tensor.device != data.device:
                 tensor.data = data
             if values is not None and not torch.equal(data, values):
@@ -67,7 +65,25 @@ def lent(network: nn.Module) -> Iterator[None]:
                     data.copy_(values)
             if tensor.requires_grad != has_gradient:
                 tensor.requires_grad_(has_gradient)
-            store[name] = tensor
+
+
+def _contents(attributes: dict[str, Any]) -> dict[str, tuple[Any, dict[Any, Any] | None]]:
+    """Each attribute, and what it holds where it is a dictionary, as of hooks."""
+    return {
+        name: (value, dict(value) if isinstance(value, dict) else None)
+        for name, value in attributes.items()
+    }
+
+
+def _restore(
+    attributes: dict[str, Any], contents: dict[str, tuple[Any, dict[Any, Any] | None]]
+) -> None:
+    attributes.clear()
+    for name, (value, held) in contents.items():
+        if held is not None:  # the same dictionary: the handles of hooks refer to it
+            value.clear()
+            value.update(held)
+        attributes[name] = value
 
 
 def _copied(data: Tensor) -> Tensor | None:
