@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from unittest import mock
+
 import pytest
 
 from layermerge.finetuning import finetune
+from layermerge.training import Training
 
 
 class KilledError(Exception):
@@ -14,16 +18,22 @@ class KilledError(Exception):
 ALWAYS = property(lambda checkpoint: checkpoint.path is not None)
 
 
+@contextmanager
+def counting_steps(most=float("inf")):
+    """The steps that trainings take; they are killed in the one after the most."""
+    taken, step = [], Training._step
+
+    def counted(training, *batch):
+        if len(taken) == most:
+            raise KilledError
+        taken.append(batch)
+        step(training, *batch)
+
+    with mock.patch.object(Training, "_step", counted):
+        yield taken
+
+
 def train_until(step, model, checkpoint, settings, data, **options):
     """Train, and stop after a step as if the process had been killed, its state on disk."""
-
-    def count(module, inputs):
-        if module.training:
-            calls.append(1)
-            if len(calls) > step:
-                raise KilledError
-
-    calls = []
-    model.register_forward_pre_hook(count)
-    with pytest.raises(KilledError):
+    with counting_steps(step), pytest.raises(KilledError):
         finetune(model, data, settings, checkpoint=checkpoint, **options)

@@ -6,9 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+
+from layermerge.errors import InputError
+from layermerge.finetuning import finetune
+from networks import striped_images, tiny_classifier
 
 pytest.importorskip("accelerate", reason="accelerate is not installed")
 
@@ -54,6 +59,40 @@ def test_two_processes_that_were_killed_go_on_to_the_same_weights(tmp_path, stop
     resumed = train(TWO, tmp_path / "out", "loader")
     for name, weight in whole["weights"].items():
         assert torch.equal(resumed["weights"][name], weight)
+
+
+@pytest.mark.slow
+def test_processes_draw_one_order_whatever_else_they_draw(tmp_path):
+    train(TWO, tmp_path / "out", "dropout")
+    parts = [torch.load(path) for path in tmp_path.glob("out.*.seen")]
+    assert len(parts) == 2
+    for epoch in range(3):  # of five steps
+        steps = slice(5 * epoch, 5 * epoch + 5)
+        images = [image for part in parts for step in part[steps] for image in step]
+        assert len(images) == len({*images}) == 45
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "steps"), [("loader", 12), ("prepared", 12), ("split", 24)])
+def test_every_image_is_seen_in_every_epoch(tmp_path, kind, steps):
+    train(TWO, tmp_path / "out", kind)
+    parts = [torch.load(path) for path in tmp_path.glob("out.*.seen")]
+    assert [len(part) for part in parts] == [steps, steps]
+    first_epoch = [image for part in parts for step in part[: steps // 3] for image in step]
+    assert len({*first_epoch}) == 64
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_does_not_go_on(tmp_path):
+    assert train(TWO, tmp_path / "out", "uneven", 3) is None
+    assert train(ALONE, tmp_path / "out", "uneven") is None
+    assert "differs in processes (2 there, 1 here)" in (tmp_path / "out.0.txt").read_text()
+
+
+def test_gradients_that_are_accumulated_are_refused():
+    accelerator = SimpleNamespace(prepare=None, gradient_accumulation_steps=4)
+    with pytest.raises(InputError, match="accumulates gradients over 4 batches"):
+        finetune(tiny_classifier(), striped_images(8), accelerator=accelerator)
 
 
 _MIXED = """

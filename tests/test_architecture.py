@@ -133,6 +133,7 @@ LAYERS = (
     ("operations", "ordering", "slicing"),
     ("gates", "arithmetic"),
     ("sampling",),
+    ("fingerprints",),
     ("configuration",),
     ("values", "convolutions"),
     ("graph",),

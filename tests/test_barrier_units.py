@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from layermerge.configuration import described, structure
+from layermerge.configuration import described
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError
+from layermerge.fingerprints import structure
 from layermerge.graph import bind_inputs, capture, graph_arguments
 from layermerge.latency.exchange import write_profile
 from layermerge.latency.measuring import import_table, measure_latency

@@ -134,6 +134,16 @@ def test_a_claim_excludes_other_processes_until_its_own_ends(tmp_path):
             again.kill()
 
 
+def test_a_study_has_one_file_of_claims_under_all_of_its_names(tmp_path):
+    (tmp_path / "study.db").touch()
+    (tmp_path / "link.db").symlink_to(tmp_path / "study.db")
+    claims = Claims(str(tmp_path / "link.db"))
+    assert claims.take("work")
+    claims.close()
+    assert (tmp_path / "study.db-claims").exists()
+    assert not (tmp_path / "link.db-claims").exists()
+
+
 def test_a_study_in_memory_is_shared_with_nobody(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with closing(Claims(":memory:")) as claims:

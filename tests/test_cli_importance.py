@@ -134,6 +134,7 @@ def test_each_plan_is_written(killed):
     ("more", "message"),
     [
         (["--study=nowhere.db"], "--study nowhere.db does not exist"),
+        (["--study={study}-empty"], "run.db-empty is empty: name the file of a search"),
         (["--study={study}"], "holds no search yet"),
         (["{file}:make", "--study={study}"], "a search needs --data to train and score on"),
         (["{file}:make", "--data=digits", "--study={study}"], "a search needs at least one budget"),
@@ -146,6 +147,7 @@ def test_each_plan_is_written(killed):
 def test_bad_input_exits_with_2(capsys, file, tmp_path, more, message):
     study = tmp_path / "run.db"
     Study(study).close()
+    (tmp_path / "run.db-empty").touch()
     assert main(["importance", *(each.format(study=study, file=file) for each in more)]) == 2
     assert message in capsys.readouterr().err
 

@@ -105,6 +105,16 @@ def test_training_data_of_one_name_are_told_apart(caplog):
     assert not caplog.records
 
 
+def test_another_teacher_is_another_fine_tune():
+    data = Dataset("stripes", ONE, ONE, ONE, 3)
+    first, again, other = (
+        classification(tiny_classifier(seed), data, probe=SETTINGS, final=SETTINGS)
+        for seed in (0, 0, 1)
+    )
+    assert first.finetuner == again.finetuner != other.finetuner
+    assert first.estimator == other.estimator
+
+
 def test_data_to_score_on_are_told_apart(caplog):
     first, other = recipe(ONE), recipe(ONE, validation=OTHER)
     assert first.estimator != other.estimator

@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import callbacks
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, LayerMergeError
 from layermerge.finetuning import FinetuneSettings, finetune
+from layermerge.fingerprints import fingerprint_model
 from layermerge.importance.activations import record
 from layermerge.importance.estimation import estimate_importance
 from layermerge.importance.estimators import Estimator, ShortFineTune, finite_score
@@ -248,6 +250,98 @@ def test_the_second_attempt_of_a_fine_tune_has_another_seed(traced):
     assert len({*losses}) == 2
     job.run(candidate)
     assert losses[2:] == losses[:2]
+
+
+@dataclass(frozen=True)
+class Own:
+    """An estimator of one's own."""
+
+    value: object
+    of_original: object = 0.0
+    fingerprint: str = "own"
+
+    def base(self, model, network):
+        return self.of_original
+
+    def score(self, model, network, candidate):
+        return self.value
+
+
+@pytest.mark.parametrize("value", [np.float32(0.25), torch.tensor(0.25), np.array(0.25)])
+def test_a_number_of_any_kind_is_a_score_of_ones_own_estimator(traced, value, tmp_path):
+    for _ in range(2):
+        found = estimate_importance(
+            *traced, estimator=Own(value), study=tmp_path / "study.db", progress=False
+        )
+        assert {*found.raw.values()} == {0.25}
+
+
+@pytest.mark.parametrize("value", ["x", None, math.nan, 1j])
+def test_what_is_no_score_of_ones_own_estimator_is_named(traced, value):
+    message = "score of the estimator must return a finite number"
+    with pytest.raises(LayerMergeError, match=message):
+        estimate_importance(*traced, estimator=Own(value), progress=False)
+    with pytest.raises(InputError, match=message):
+        estimate_importance(*traced, estimator=Own(0.0, value), progress=False)
+
+
+def test_an_original_that_teaches_is_the_same_for_every_candidate(traced):
+    model, network, _ = traced
+
+    def train(module):
+        model.train()
+        module.get_submodule("0").weight.data += model(TRAIN[0]).mean()
+        model.eval()
+
+    job = Job(model, network, ShortFineTune(callbacks.score, train), 0, 1)
+    before = fingerprint_model(model)
+    first, second, *_ = replacements(traced)
+    alone = job.run(second).score
+    assert job.run(first).failure is None
+    assert job.run(second).score == alone
+    assert fingerprint_model(model) == before
+
+
+@pytest.mark.parametrize("kind", ["generator", "coroutine", "hook"])
+def test_training_that_does_not_train_is_named(traced, kind):
+    def generator(module):
+        yield module
+
+    async def coroutine(module):
+        return module
+
+    def hook(module):
+        module.register_forward_hook(lambda *arguments: None)
+
+    train = {"generator": generator, "coroutine": coroutine, "hook": hook}[kind]
+    job = Job(traced[0], traced[1], ShortFineTune(callbacks.score, train), 0, 1)
+    failure = job.run(replacements(traced)[0]).failure
+    assert ("leaves a hook" if kind == "hook" else f"returned a {kind}, which has not") in failure
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_taylor_does_not_depend_on_frozen_parameters_or_the_mode(traced, mode):
+    model, network, _ = traced
+    estimator = FirstOrderTaylor([TRAIN], F.cross_entropy)
+    candidate = replacements(traced)[0]
+    expected = estimator.score(model, network, candidate)
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    assert estimator.base(frozen, network) == 0.0
+    assert estimator.score(frozen, network, candidate) == pytest.approx(expected)
+    with torch.no_grad():
+        assert estimator.base(model, network) == 0.0
+        assert estimator.score(model, network, candidate) == pytest.approx(expected)
+
+
+def test_taylor_of_a_negative_loss_is_relative_to_its_size(traced):
+    model, network, _ = traced
+    candidate = replacements(traced)[0]
+
+    def negative(outputs, labels):
+        return F.cross_entropy(outputs, labels) - 100
+
+    found = FirstOrderTaylor([TRAIN], negative).score(model, network, candidate)
+    assert -1 < found < 0
 
 
 REASONS = {

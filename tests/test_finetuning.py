@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from killing import ALWAYS, train_until
+from killing import ALWAYS, counting_steps, train_until
 from layermerge import SearchSpace, rewrite, trace
 from layermerge.checkpoints import Checkpoint
 from layermerge.errors import InputError, TrainingError
@@ -153,6 +153,52 @@ def dense(seed):
 
 def per_pixel(values):
     return values.movedim(1, -1).reshape(-1, 3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_divergence_of_near_logits_is_exact_in_half_precision(precision):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(4, 1000, generator=generator)
+    shift = 0.03 * torch.randn(4, 1000, generator=generator)
+
+    def identity():
+        layer = nn.Linear(1000, 1000)
+        with torch.no_grad():
+            layer.weight.copy_(torch.eye(1000))
+            layer.bias.zero_()
+        return layer
+
+    teacher = identity().eval()
+    student = identity()
+    student.bias.data += shift[0]
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    own, wanted = ((features + each).to(kind).double() for each in (shift[0].to(kind), 0.0))
+    p, q = (wanted / 2).softmax(1), (own / 2).softmax(1)
+    expected = 4.0 * (p * (p / q).log()).sum(1).mean().item()
+    settings = FinetuneSettings(steps=1, distillation=1.0, temperature=2.0, precision=precision)
+    labels = torch.zeros(4, dtype=torch.long)
+    (loss,) = finetune(student, [(features, labels)], settings, teacher=teacher)
+    assert loss == pytest.approx(expected, rel=0.05)
+
+
+def test_half_precision_keeps_small_gradients():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 1, 128, 128, generator=generator)
+    labels = torch.randint(3, (4, 128, 128), generator=generator)
+    settings = FinetuneSettings(
+        steps=1, optimizer="sgd", learning_rate=1.0, weight_decay=0.0, warm_up=0.0
+    )
+    moved = {}
+    for precision in ("fp32", "fp16"):
+        model = nn.Sequential(dense(0), nn.ReLU(), nn.Conv2d(3, 3, 1))
+        model[2].load_state_dict(
+            {"weight": 0.02 * torch.eye(3)[:, :, None, None], "bias": torch.zeros(3)}
+        )
+        before = model[0].weight.detach().clone()
+        finetune(model, [(images, labels)], replace(settings, precision=precision))
+        moved[precision] = model[0].weight.detach() - before
+    difference = (moved["fp16"] - moved["fp32"]).norm() / moved["fp32"].norm()
+    assert difference < 0.05  # 8 without a scale of the loss
 
 
 @pytest.mark.parametrize("size", [4, 8])
@@ -304,10 +350,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, st
     path = tmp_path / "training.ckpt"
     train_until(step, nn.Sequential(tiny_classifier(), nn.Dropout(0.1)), path, settings, data)
     resumed = nn.Sequential(tiny_classifier(), nn.Dropout(0.1))
-    seen = []
-    resumed.register_forward_pre_hook(lambda module, inputs: seen.append(1))
-    assert finetune(resumed, data, settings, checkpoint=path) == losses
-    assert len(seen) == len(losses) - step
+    with counting_steps() as taken:
+        assert finetune(resumed, data, settings, checkpoint=path) == losses
+    assert len(taken) == len(losses) - step
     assert are_equal(whole.state_dict(), resumed.state_dict())
     assert not path.exists()
 
@@ -500,7 +545,7 @@ def test_averaged_weights_are_those_of_the_formula():
         model = tiny_classifier()
         training = Training(model, replace(settings, ema=None), 6, None, None)
         with seeded(settings.seed):
-            run = training.run(_loader((IMAGES, LABELS), settings.batch_size))
+            run = training.run(_loader((IMAGES, LABELS), settings.batch_size, settings.seed))
             for _ in range(steps):
                 next(run)
         history.append(model.state_dict()["0.weight"].clone())
@@ -663,6 +708,11 @@ def test_settings_of_another_type_are_refused(settings, message):
         FinetuneSettings(**settings)
 
 
+FewerThanABatch = torch.utils.data.DataLoader(
+    torch.utils.data.TensorDataset(IMAGES[:8], LABELS[:8]), 16, drop_last=True
+)
+
+
 class Unsure(nn.Module):
     def forward(self, images):
         return torch.full((len(images), 3), torch.nan)
@@ -703,6 +753,9 @@ class Sizes(nn.Module):
         ({"checkpoint": "a\0b"}, "checkpoint must be a path, got 'a.x00b', which holds a zero"),
         ({"log": 4}, "log must be a path, text or pathlib.Path, got int"),
         ({"tensorboard": 4}, "tensorboard must be a path, text or pathlib.Path, got int"),
+        ({"log": "run/a", "checkpoint": "run/a"}, "checkpoint and log are both run/a"),
+        ({"data": []}, "data holds no batch"),
+        ({"data": FewerThanABatch}, "data holds no batch .does a loader that drops its last"),
         ({"accelerator": 3}, "accelerator must be an accelerate.Accelerator, got 3"),
     ],
 )
@@ -746,7 +799,11 @@ def test_a_loader_with_a_generator_of_its_own_goes_on_exactly(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ((IMAGES, LABELS), "draws from 0 generators of its own, and drew from 1"),
+        ((IMAGES, LABELS), r"differs in kind of data \(DataLoader there, _ShuffledBatches here"),
+        (
+            torch.utils.data.DataLoader(torch.utils.data.TensorDataset(IMAGES, LABELS), 32),
+            "draws from 0 generators of its own, and drew from 1",
+        ),
         (
             torch.utils.data.DataLoader(
                 torch.utils.data.TensorDataset(IMAGES[:64], LABELS[:64]),

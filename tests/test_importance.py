@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from layermerge.configuration import fingerprint_model
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError, LayerMergeError
 from layermerge.finetuning import FinetuneSettings, finetune, score_classification
+from layermerge.fingerprints import fingerprint_model
 from layermerge.importance.estimation import estimate_importance
 from layermerge.importance.scores import ImportanceScores
 from layermerge.plan import replace_segment

@@ -48,6 +48,23 @@ def left_as_float64_by_default(network):
     torch.set_default_dtype(torch.float64)
 
 
+def left_quantised(network):
+    for parameter in network.parameters():
+        parameter.data = (parameter.data * 4).round() / 4
+
+
+def left_channels_last(network):
+    network.to(memory_format=torch.channels_last)
+
+
+def left_autocasting(network):
+    torch.set_autocast_enabled("cpu", True)
+
+
+def left_on_the_default_device_meta(network):
+    torch.set_default_device("meta")
+
+
 def left_on_no_device(network):
     network.to("meta")
 
@@ -87,6 +104,10 @@ LEAVING = (
     left_inference_mode,
     left_as_float64_by_default,
     left_on_no_device,
+    left_quantised,
+    left_channels_last,
+    left_autocasting,
+    left_on_the_default_device_meta,
     left_trained,
     left_on_another_number_of_threads,
 )
@@ -102,6 +123,9 @@ def state_of(network):
         torch.is_grad_enabled(),
         torch.get_default_dtype(),
         torch.get_num_threads(),
+        torch.get_default_device(),
+        torch.is_autocast_enabled("cpu"),
+        network[0].weight.stride(),
     )
 
 

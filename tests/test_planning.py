@@ -66,6 +66,14 @@ def test_scores_of_another_network_are_refused():
             use(profile, other)
 
 
+def test_scores_of_a_smaller_space_are_refused():
+    profile, scores = profile_of(SPACE), scores_of(SPACE)
+    missing = next(iter(scores.raw))
+    fewer = {key: value for key, value in scores.raw.items() if key != missing}
+    with pytest.raises(InputError, match=f"{missing} was neither scored nor skipped: the scores"):
+        make_plan(profile, replace(scores, raw=fewer), 10**6)
+
+
 def all_plans(space, position=0):
     """Every sequence of consecutive candidates from a position to the last."""
     if position == space.network.num_layers:

@@ -275,6 +275,15 @@ def test_what_is_no_path_is_refused(path):
         Study(path)
 
 
+def test_a_study_is_found_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Study("run.db") as study:
+        (tmp_path / "other").mkdir()
+        monkeypatch.chdir(tmp_path / "other")
+        study.add_artefact("key", b"content")
+        assert study.artefact("key") == b"content"
+
+
 def test_a_study_that_is_deleted_while_in_use_is_told(tmp_path):
     path = tmp_path / "run.db"
     with Study(path) as study:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,11 +21,15 @@ from layermerge.finetuning import FinetuneSettings, finetune
 from layermerge.training_log import Step
 
 out, kind, stop = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-accelerator = Accelerator(cpu=True)
+split = DataLoaderConfiguration(split_batches=kind == "split")
+accelerator = Accelerator(cpu=True, dataloader_config=split)
 torch.manual_seed(0)
 model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
 teacher = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
 images, labels = torch.randn(64, 1, 8, 8), torch.randint(4, (64,))
+if kind == "dropout":  # draws more where a part has more images
+    model.insert(3, nn.Dropout(0.3))
+    images, labels = images[:45], labels[:45]
 if kind in ("ignored", "none"):
     labels[::2] = -100  # all that the first of two processes is given
 if kind == "none":
@@ -34,10 +39,20 @@ data = {
     "uneven": [*zip(images.split(7), labels.split(7), strict=True)],
     "ignored": [*zip(images.split(16), labels.split(16), strict=True)],
     "none": [(images, labels)],
-    "loader": DataLoader(TensorDataset(images, labels), 8, shuffle=True),
+    "dropout": (images, labels),
 }
+loader = DataLoader(TensorDataset(images, labels), 8, shuffle=True)
+data |= {"loader": loader, "split": loader}
+if kind == "prepared":
+    data[kind] = accelerator.prepare(loader)
+seen = []
+model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][:, 0, 0, 0].tolist()))
 settings = FinetuneSettings(
-    epochs=3, batch_size=16, optimizer="sgd", learning_rate=0.05, distillation=0.3
+    epochs=3,
+    batch_size=9 if kind == "dropout" else 16,
+    optimizer="sgd",
+    learning_rate=0.05,
+    distillation=0.3,
 )
 
 
@@ -74,6 +89,7 @@ try:
 except InputError as error:
     out.with_suffix(f".{accelerator.process_index}.txt").write_text(str(error))
     raise
+torch.save(seen, out.with_suffix(f".{accelerator.process_index}.seen"))
 if accelerator.is_main_process:
     found = {"processes": accelerator.num_processes, "weights": model.state_dict()}
     torch.save(found, out)

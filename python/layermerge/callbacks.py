@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,12 @@ def check_in_place(name: str, returned: object, network: nn.Module) -> None:
     ------
     TrainingError
     """
+    if inspect.isgenerator(returned) or inspect.iscoroutine(returned):
+        returned.close()
+        raise TrainingError(
+            f"{name} returned a {type(returned).__name__}, which has not run: it must be a plain "
+            "function that trains before it returns, without `yield` or `async`"
+        )
     if returned is not network and hasattr(returned, "parameters"):
         raise TrainingError(
             f"{name} returned another network ({type(returned).__name__}), which is not looked at: "

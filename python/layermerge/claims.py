@@ -36,7 +36,9 @@ class Claims:
     """
 
     def __init__(self, study: str) -> None:
-        self._path = None if study == ":memory:" or fcntl is None else f"{study}-claims"
+        self._path = (
+            None if study == ":memory:" or fcntl is None else f"{os.path.realpath(study)}-claims"
+        )
         self._file: int | None = None
 
     def take(self, subject: str) -> bool:

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from layermerge.arguments import as_path, check_argument
 from layermerge.checkpoints import Checkpoint
 from layermerge.checks import check_truth
-from layermerge.configuration import fingerprint_model
 from layermerge.errors import InputError
 from layermerge.finetune_settings import DEFAULT_SETTINGS, FinetuneSettings
+from layermerge.fingerprints import fingerprint_model
 from layermerge.labels import check_labels, checked_batch, num_counted
 from layermerge.lending import training_kept
 from layermerge.model_checks import check_evaluation_mode
@@ -100,18 +100,31 @@ def finetune(
         _check_apart(model, teacher)
     if accelerator is not None and not hasattr(accelerator, "prepare"):
         raise InputError(f"accelerator must be an accelerate.Accelerator, got {accelerator!r}")
+    if (accumulated := getattr(accelerator, "gradient_accumulation_steps", 1)) != 1:
+        raise InputError(
+            f"accelerator accumulates gradients over {accumulated} batches, and finetune takes a "
+            "step for each: give larger batches, and an Accelerator without accumulation"
+        )
     log = None if log is None else as_path("log", log)
     tensorboard = None if tensorboard is None else as_path("tensorboard", tensorboard)
     check_truth("progress", progress)
-    loader = _loader(data, settings.batch_size)
+    seed = seed_of_attempt(settings.seed)
+    loader = _loader(data, settings.batch_size, seed)
+    is_divided = accelerator is not None and isinstance(loader, DataLoader)
+    if is_divided:
+        with seeded(seed):  # it may seed generators that the processes share
+            loader = accelerator.prepare(loader)
     if checkpoint is not None and getattr(loader, "persistent_workers", False):
         _log.warning(
             "the data loader has persistent_workers, whose random state no checkpoint holds: a "
             "training that goes on from one will see other batches than one that was not stopped"
         )
-    steps = _num_steps(loader, settings, accelerator)
-    keep = _checkpoint(checkpoint, model, teacher, settings, steps)
+    steps = _num_steps(loader, settings)
+    processes = 1 if accelerator is None else accelerator.num_processes
+    keep = _checkpoint(checkpoint, model, teacher, settings, steps, processes, loader)
     training = Training(model, settings, steps, teacher, accelerator)
+    if keep.path is not None and keep.path == log:
+        raise InputError(f"checkpoint and log are both {log}: name two files")
     is_main = accelerator is None or accelerator.is_main_process
     state = keep.read()
     if state is not None:
@@ -121,11 +134,11 @@ def finetune(
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            seeded(seed_of_attempt(settings.seed)),
+            seeded(seed),
             progress_bar(description, steps, enabled=progress and is_main) as show,
             logging_to(*files, training.history) as record,
         ):
-            for _ in training.run(loader):
+            for _ in training.run(loader, is_divided=is_divided):
                 show(len(training.history))
                 record(training.history[-1])
                 if is_main and keep.is_due:
@@ -207,26 +220,30 @@ def _predicted(logits: Any, images: Tensor, labels: Tensor) -> Tensor:
 
 
 class _ShuffledBatches:
-    """Batches of two tensors, in a new order each time; what the last full one leaves is left."""
+    """Batches of two tensors, in a new order each time; what the last full one leaves is left.
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
+    The order is drawn by a generator of its own, so that it is the same in several processes.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, seed: int) -> None:
         self.images, self.labels = images, labels
+        self.generator = torch.Generator().manual_seed(seed)
         self.batch_size = min(batch_size, len(images))
 
     def __len__(self) -> int:
         return len(self.images) // self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        order = torch.randperm(len(self.images))
+        order = torch.randperm(len(self.images), generator=self.generator)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             part = order[start : start + self.batch_size]
             yield self.images[part], self.labels[part]
 
 
-def _loader(data: Data, batch_size: int) -> Iterable[Batch]:
+def _loader(data: Data, batch_size: int, seed: int) -> Iterable[Batch]:
     if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor):
         images, labels = checked_batch(data)
-        return _ShuffledBatches(images, labels, batch_size)
+        return _ShuffledBatches(images, labels, batch_size, seed)
     if not isinstance(data, Iterable) or isinstance(data, (str, Mapping, Tensor)):
         raise InputError(
             "data must be images and labels as two tensors, or batches of them, got "
@@ -235,7 +252,7 @@ def _loader(data: Data, batch_size: int) -> Iterable[Batch]:
     return cast(Iterable[Batch], data)
 
 
-def _num_steps(loader: Iterable[Batch], settings: FinetuneSettings, accelerator: Any) -> int:
+def _num_steps(loader: Iterable[Batch], settings: FinetuneSettings) -> int:
     if settings.steps is not None:
         return settings.steps
     if not isinstance(loader, Sized):
@@ -243,9 +260,12 @@ def _num_steps(loader: Iterable[Batch], settings: FinetuneSettings, accelerator:
             f"data is a {type(loader).__name__}, which has no length: set `steps` to say how long "
             "to train"
         )
-    is_divided = accelerator is not None and isinstance(loader, DataLoader)
-    per_epoch = -(-len(loader) // (accelerator.num_processes if is_divided else 1))
-    return settings.epochs * per_epoch
+    if not len(loader):
+        raise InputError(
+            "data holds no batch (does a loader that drops its last batch hold fewer images than "
+            "one has?)"
+        )
+    return settings.epochs * len(loader)
 
 
 def _checkpoint(
@@ -254,6 +274,8 @@ def _checkpoint(
     teacher: nn.Module | None,
     settings: FinetuneSettings,
     steps: int,
+    processes: int,
+    loader: Iterable[Batch],
 ) -> Checkpoint:
     """The checkpoint at a path, in a folder, or nowhere: only then are no weights hashed."""
     if place is None:
@@ -261,6 +283,8 @@ def _checkpoint(
     identity = {
         **json.loads(settings.fingerprint),
         "steps": steps,
+        "processes": processes,
+        "kind of data": type(loader).__name__,
         "frozen parameters": sum(not each.requires_grad for each in model.parameters()),
         "plan or weights of the network": fingerprint_model(model),
         "teacher": None if teacher is None else fingerprint_model(teacher),

@@ -16,14 +16,22 @@ from layermerge.model_checks import not_finite_statistics
 
 @contextmanager
 def modes_kept() -> Iterator[None]:
-    """Put back, after somebody else's code, torch's gradient mode, default dtype and threads."""
+    """Put torch's settings back after somebody else's code.
+
+    Gradient mode, default dtype and device, threads, and autocasting.
+    """
     has_gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
-    threads = torch.get_num_threads()
+    threads, device = torch.get_num_threads(), torch.get_default_device()
+    casts = {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
     try:
         yield
     finally:
         torch.set_grad_enabled(has_gradients)
         torch.set_default_dtype(dtype)
+        for kind, is_enabled in casts.items():
+            torch.set_autocast_enabled(kind, is_enabled)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
@@ -58,13 +66,23 @@ def lent(network: nn.Module) -> Iterator[None]:
         for attributes, contents in modules:
             _restore(attributes, contents)
         for tensor, data, values, has_gradient in tensors:
-            if tensor.dtype != data.dtype or tensor.device != data.device:
+            if not _is_same_memory(tensor, data):
                 tensor.data = data
             if values is not None and not torch.equal(data, values):
                 with torch.inference_mode():
                     data.copy_(values)
             if tensor.requires_grad != has_gradient:
                 tensor.requires_grad_(has_gradient)
+
+
+def _is_same_memory(tensor: Tensor, data: Tensor) -> bool:
+    """Whether a tensor still shows the memory that it did."""
+    if tensor.dtype != data.dtype or tensor.device != data.device or tensor.layout != data.layout:
+        return False
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        return True
+    places = [(each.data_ptr(), each.shape, each.stride()) for each in (tensor, data)]
+    return places[0] == places[1]
 
 
 def _contents(attributes: dict[str, Any]) -> dict[str, tuple[Any, dict[Any, Any] | None]]:
@@ -105,10 +123,15 @@ def train_in_place(name: str, train_fn: Callable[[nn.Module], Any], network: nn.
         If the function returns another network, changes more than the values of the weights, or
         they are no longer finite.
     """
-    before = _tensors(network)
+    before, hooks = _tensors(network), _num_hooks(network)
     with modes_kept():
         check_in_place(name, train_fn(network), network)
     _check_same(name, before, _tensors(network))
+    if _num_hooks(network) > hooks:
+        raise TrainingError(
+            f"{name} leaves a hook on the network, which is no part of it: remove it at the end, "
+            "by the handle that registering returned"
+        )
     _check_finite(network)
 
 
@@ -120,6 +143,13 @@ def _check_finite(module: nn.Module) -> None:
     for name, each in module.named_modules():
         if (bad := not_finite_statistics(each)) is not None:
             raise TrainingError(f"fine-tuning diverged: {bad} of {name!r} holds NaN or infinity")
+
+
+def _num_hooks(network: nn.Module) -> int:
+    """Hooks of its modules that may change what they compute."""
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()
+    )
 
 
 def _tensors(module: nn.Module) -> dict[str, str]:

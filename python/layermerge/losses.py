@@ -58,6 +58,7 @@ class Loss:
             if of_labels:
                 check_labels(labels, logits)
             wanted = None if self.teacher is None else self._wanted(images, logits, step)
+        logits = _in_full(logits)
         entropies = [
             of_labels
             * part
@@ -70,7 +71,7 @@ class Loss:
             return loss
         divergence = F.kl_div(
             F.log_softmax(logits / settings.temperature, dim=1),
-            F.log_softmax(wanted / settings.temperature, dim=1),
+            F.log_softmax(_in_full(wanted) / settings.temperature, dim=1),
             reduction="sum",
             log_target=True,
         )
@@ -124,6 +125,11 @@ class Loss:
                 self.module, self.teacher, images, self.settings.features
             )
         return self._distance.watching()
+
+
+def _in_full(logits: Tensor) -> Tensor:
+    """Logits in single precision at least: autocasting on CPUs leaves softmax in half."""
+    return logits.float() if logits.itemsize < 4 else logits
 
 
 def _logits(network: nn.Module, name: str, images: Tensor, step: int) -> Any:

@@ -21,8 +21,8 @@ from layermerge.arguments import check_argument
 from layermerge.budgeting import Comparison, plan_within_budget
 from layermerge.callbacks import check_callbacks
 from layermerge.candidates import CandidateSpace
-from layermerge.configuration import fingerprint_model
 from layermerge.evidence import BASE, COMPRESSED, Evidence, sum_up
+from layermerge.fingerprints import fingerprint_model
 from layermerge.graph import ExampleInputs
 from layermerge.importance.activations import Batches, check_batches
 from layermerge.importance.closed_form import merge_least_squares
@@ -172,10 +172,11 @@ def compress(
             with stages.timed("importance"):
                 planner.plan(budget.resolve(predict_original_ns(profile)))
             with stages.timed("plan"):
+                # What is computed has no noise.
+                is_computed = options.latency.backend == "analytic"
+                margin = 0.0 if is_computed else options.latency.target_rsd
                 measure = partial(_measure_plan, model, base, example_inputs, store, options)
-                plan = plan_within_budget(
-                    profile, planner.plan, budget, measure, margin=options.latency.target_rsd
-                )
+                plan = plan_within_budget(profile, planner.plan, budget, measure, margin=margin)
         with stages.timed("finetune"):
             start = _start(model, network, plan, calibration, options)
             trained = _finetune(start, plan, tune, store, options)
@@ -282,7 +283,10 @@ def _finetune(
         with seeded(derive_seed(options.seed, "finetune")):
             train_in_place(FINETUNE, finetune_fn, start)
         check_only_weights_changed(FINETUNE, start.eval(), untrained)
-        weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
+        weights = {
+            name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in start.state_dict().items()
+        }
         study.add_artefact(key, safetensors.torch.save(weights))
     return start
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from layermerge.datasets import Dataset
 from layermerge.errors import InputError
 from layermerge.finetuning import Batch, FinetuneSettings, finetune, score_classification
+from layermerge.fingerprints import fingerprint_model
 from layermerge.importance.activations import fingerprint_batches
 from layermerge.importance.estimators import ScoreFunction, TrainFunction
 from layermerge.labels import checked_batch
@@ -111,7 +112,7 @@ def classification(
         ),
         partial(score_classification, batches=dataset.test),
         json.dumps({**data, "validation": held_out, "probe": probe.fingerprint}),
-        json.dumps({**data, "final": final.fingerprint}),
+        json.dumps({**data, "final": final.fingerprint, "teacher": fingerprint_model(model)}),
         "accuracy",
         calibration,
     )

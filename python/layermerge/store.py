@@ -117,11 +117,10 @@ class Study:
         if path is not None and (not isinstance(path, (str, os.PathLike)) or not os.fspath(path)):
             raise InputError(f"study must be a Study or the path of one, got {path!r}")
         self.path = MEMORY if path is None else os.fspath(path)
+        self._file = Path(self.path).absolute()
         self.claims = Claims(self.path)
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise InputError(
-                f"study {self.path}: its folder does not exist; make it, or name another file"
-            )
+        if path is not None and not self._file.parent.is_dir():
+            raise InputError(f"study {self.path}: its folder does not exist; make that first")
         with self._explained():
             self._connection = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, isolation_level=None
@@ -308,7 +307,7 @@ class Study:
             return self._connection.execute(statement, values).fetchall()
 
     def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
-        if self.path != MEMORY and not Path(self.path).exists():
+        if self.path != MEMORY and not self._file.exists():
             raise InputError(f"study {self.path} was deleted while in use: start again")
         with self._explained():
             self._connection.execute("BEGIN IMMEDIATE")

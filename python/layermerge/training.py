@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
 from layermerge.errors import InputError, TrainingError
 from layermerge.finetune_settings import DTYPES, FinetuneSettings
@@ -66,9 +65,7 @@ class Training:
             teacher = deepcopy(teacher).to(self.device)
         self._loss = Loss(settings, model, teacher, accelerator)
         self.average = self._averaged()
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=settings.precision == "fp16" and self.device.type == "cuda"
-        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self._began = time.monotonic()
         self._epoch_began: dict[str, Any] = {}
         self._generators: list[torch.Generator] = []
@@ -76,12 +73,13 @@ class Training:
         self._batches_done = self._epochs_done = 0
         self._resumed: dict[str, Any] | None = None
 
-    def run(self, loader: Iterable[Batch]) -> Iterator[None]:
-        """Take the steps that are left, epoch after epoch; yields after each."""
+    def run(self, loader: Iterable[Batch], *, is_divided: bool = False) -> Iterator[None]:
+        """Take the steps that are left, epoch after epoch; yields after each.
+
+        A loader that `accelerator` has prepared is divided among the processes; of others each
+        takes a part of every batch.
+        """
         self.model.train()
-        is_divided = self.accelerator is not None and isinstance(loader, DataLoader)
-        if is_divided:  # with generators that the processes share
-            loader = self.accelerator.prepare(loader)
         self._generators = generators_of(loader)
         while len(self.history) < self.steps:
             self._begin_epoch()

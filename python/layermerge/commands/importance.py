@@ -78,8 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--study {path} is a folder: name a file, such as {path / STUDY_FILE}")
     if arguments.model is None and (arguments.data or arguments.latency or arguments.out):
         raise InputError("--data, --latency and --out are for a search, which needs a MODEL")
-    if arguments.model is None and not path.is_file():
-        raise InputError(f"--study {path} does not exist: name the file of a search")
+    if arguments.model is None and not (path.is_file() and path.stat().st_size):
+        is_there = "is empty" if path.is_file() else "does not exist"
+        raise InputError(f"--study {path} {is_there}: name the file of a search")
     with Study(arguments.study) as study:
         if arguments.model is not None:
             announce_stages()

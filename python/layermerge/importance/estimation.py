@@ -23,8 +23,8 @@ from layermerge.candidates import (
 )
 from layermerge.checks import check_seed, check_truth
 from layermerge.claims import POLL_S
-from layermerge.configuration import fingerprint_model
 from layermerge.errors import InputError, LayerMergeError, shown
+from layermerge.fingerprints import fingerprint_model
 from layermerge.importance.activations import check_batches, fingerprint_batches
 from layermerge.importance.estimators import (
     Estimator,

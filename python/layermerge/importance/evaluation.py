@@ -10,15 +10,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from layermerge.callbacks import finite
 from layermerge.candidates import Candidate, Replacement
 from layermerge.errors import InputError, LayerMergeError, located
 from layermerge.importance.estimators import Estimator, PlanEstimator
+from layermerge.lending import lent
 from layermerge.network import Network
 from layermerge.seeding import attempting, derive_seed, seeded
 from layermerge.store import Score
 
 ATTEMPTS = 2
 ORIGINAL = "original"
+_NAME = "score of the estimator"
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +59,8 @@ class Job:
             If it cannot be scored.
         """
         try:
-            with seeded(derive_seed(self.seed, ORIGINAL)):
-                return self.estimator.base(self.model, self.network)
+            with lent(self.model), seeded(derive_seed(self.seed, ORIGINAL)):
+                return finite(_NAME, self.estimator.base(self.model, self.network))
         except LayerMergeError:
             raise
         except (Exception, SystemExit) as error:  # user code may raise anything
@@ -75,8 +78,10 @@ class Job:
         failure = ""
         for attempt in range(ATTEMPTS):
             try:
-                with attempting(attempt), seeded(derive_seed(self.seed, what.key, attempt)):
-                    value = self._score(what)
+                seed = derive_seed(self.seed, what.key, attempt)
+                # Lent: the original may teach, and must be the same for all.
+                with lent(self.model), attempting(attempt), seeded(seed):
+                    value = finite(_NAME, self._score(what))
                 return Score(value, None, time.perf_counter() - start)
             except (Exception, SystemExit) as error:  # user code may raise anything
                 failure = located(error)

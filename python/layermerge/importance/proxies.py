@@ -18,8 +18,8 @@ from torch import Tensor, fx, nn
 from layermerge.callbacks import check_callbacks
 from layermerge.candidates import Candidate
 from layermerge.checks import check_numbers, check_texts
-from layermerge.configuration import fingerprint_function
 from layermerge.errors import InputError, located, shown
+from layermerge.fingerprints import fingerprint_function
 from layermerge.importance.activations import (
     Batches,
     Recorder,
@@ -109,7 +109,8 @@ class FirstOrderTaylor:
         """The original network changes nothing; here the labels and `loss_fn` are tried."""
         original = rewrite(model, original_plan(network))
         for inputs, labels in self._batches(device_of(model)):
-            _loss(self.loss_fn, original(inputs), labels)
+            with torch.enable_grad():
+                _loss(self.loss_fn, original(_with_gradient(inputs)), labels)
         return 0.0
 
     def score(self, model: nn.Module, network: Network, candidate: Candidate) -> float:
@@ -122,7 +123,7 @@ class FirstOrderTaylor:
             per_input = (gradient * (after - before)).flatten(1).sum(1)
             change += float(per_input.abs().sum())
             total += loss
-        return _finite(-change / max(total, 1e-300), "the Taylor estimate")
+        return _finite(-change / max(abs(total), 1e-300), "the Taylor estimate")
 
     def _batches(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.calibration:
@@ -238,9 +239,14 @@ class _Pair:
         """Gradient of the loss at the segment's output in the original network, and the loss."""
         recorder = Recorder(self.original, {self.exits[0]})
         with torch.enable_grad():
-            loss = _loss(loss_fn, recorder.run(inputs), labels)
+            loss = _loss(loss_fn, recorder.run(_with_gradient(inputs)), labels)
         (found,) = torch.autograd.grad(loss, recorder.values[self.exits[0]])
         return found, float(loss.detach())
+
+
+def _with_gradient(inputs: Tensor) -> Tensor:
+    """Inputs that gradients reach, also where all parameters are frozen."""
+    return inputs.detach().clone().requires_grad_() if inputs.is_floating_point() else inputs
 
 
 def _loss(loss_fn: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, labels: Tensor) -> Tensor:

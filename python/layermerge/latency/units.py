@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from layermerge.activations import activation_module
 from layermerge.candidates import Signature
-from layermerge.configuration import structure
 from layermerge.errors import InputError
+from layermerge.fingerprints import structure
 from layermerge.latency.placement import Placement, tensors_of
 from layermerge.values import lasting
 

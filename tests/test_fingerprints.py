@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+import threading
+from collections import deque
 from copy import deepcopy
 from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +22,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import callbacks
-from layermerge.configuration import fingerprint_function, fingerprint_model
 from layermerge.enumeration import enumerate_candidates
 from layermerge.errors import InputError
 from layermerge.finetuning import FinetuneSettings, finetune
+from layermerge.fingerprints import fingerprint_function, fingerprint_model
 from layermerge.importance.estimation import estimate_importance
 from layermerge.plan import original_plan
 from layermerge.rewriting import rewrite
@@ -141,11 +147,17 @@ def test_what_a_module_of_ones_own_holds_counts():
     assert fingerprint_model(deepcopy(Own())) == found[0]
 
 
+def known_again():
+    functions = [fingerprint_function(make(0.5)) for make in MAKERS]
+    return [*functions, *(fingerprint_model(make(0.5)) for make in HIDDEN.values())]
+
+
 def test_a_model_is_known_again_in_another_process():
     program = (
-        "from networks import tiny_classifier; from test_configuration import as_traced, Negated;"
-        "from layermerge.configuration import fingerprint_model;"
-        "print(as_traced(tiny_classifier()), fingerprint_model(Negated()))"
+        "from networks import tiny_classifier; from test_fingerprints import as_traced, Negated;"
+        "from layermerge.fingerprints import fingerprint_model;"
+        "from layermerge.fingerprints import fingerprint_function; from test_fingerprints import *;"
+        "print(as_traced(tiny_classifier()), fingerprint_model(Negated()), *known_again())"
     )
     found = subprocess.run(
         [sys.executable, "-c", program],
@@ -154,8 +166,121 @@ def test_a_model_is_known_again_in_another_process():
         check=True,
         cwd=Path(__file__).parent,
     )
-    here = [as_traced(tiny_classifier()), fingerprint_model(Negated())]
+    here = [as_traced(tiny_classifier()), fingerprint_model(Negated()), *known_again()]
     assert found.stdout.split() == here
+
+
+def closed_over(value):
+    def forward(x):
+        return x * value
+
+    return forward
+
+
+def hooked(value):
+    model = nn.Identity()
+    model.register_forward_hook(lambda module, inputs, output: output * value)
+    return model
+
+
+def backward_hooked(value):
+    model = nn.BatchNorm2d(2)
+    model.register_full_backward_hook(lambda module, inputs, outputs: (inputs[0] * value,))
+    return model
+
+
+def patched(value):
+    model = nn.ReLU()
+    model.forward = closed_over(value)
+    return model
+
+
+def patched_mode(value):
+    model = nn.BatchNorm2d(2)
+    model.train = lambda mode=True: value
+    return model
+
+
+def with_a_class_of_its_own(value):
+    class Local(nn.Module):
+        scale = value
+
+        def forward(self, x):
+            return self.scaled(x)
+
+        def scaled(self, x):
+            return x * value
+
+    return Local()
+
+
+class Slotted:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+class Plain:
+    def __init__(self, value):
+        self.value, self.itself = value, self
+
+
+def holding(make):
+    def build(value):
+        model = nn.Conv2d(1, 1, 1)
+        nn.init.ones_(model.weight)
+        nn.init.zeros_(model.bias)
+        model.held = make(value)
+        return model
+
+    return build
+
+
+HIDDEN = {
+    "namespace": holding(lambda value: SimpleNamespace(p=value)),
+    "arguments": holding(lambda value: argparse.Namespace(p=value)),
+    "object": holding(Plain),
+    "slots": holding(Slotted),
+    "set": holding(lambda value: {"a", "b", value}),
+    "bytes": holding(lambda value: str(value).encode()),
+    "decimal": holding(lambda value: Decimal(str(value))),
+    "deque": holding(lambda value: deque([value])),
+    "number": holding(np.float32),
+    "mixed list": holding(lambda value: [0.1, np.float32(value)]),
+    "objects": holding(lambda value: {"one": Plain(value)}),
+    "partial": holding(lambda value: partial(F.relu, inplace=value > 0.3)),
+    "method": holding(lambda value: Plain(value).__init__),
+    "closure": holding(closed_over),
+    "enumeration": holding(lambda value: Size.LARGE if value > 0.3 else Size.SMALL),
+    "attribute of a layer": holding(float),
+    "hook": hooked,
+    "backward hook": backward_hooked,
+    "forward": patched,
+    "mode": patched_mode,
+    "class": with_a_class_of_its_own,
+    "average pool": lambda value: nn.AvgPool2d(2, count_include_pad=value > 0.3),
+    "upsample": lambda value: nn.Upsample(4, mode="bilinear", align_corners=value > 0.3),
+    "in a container": lambda value: nn.Sequential(nn.Sequential(hooked(value))),
+}
+
+
+class Size(Enum):
+    SMALL, LARGE = 1, 2
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_whatever_a_module_holds_counts(name):
+    make = HIDDEN[name]
+    assert fingerprint_model(make(0.5)) == fingerprint_model(make(0.5))
+    assert fingerprint_model(make(0.5)) != fingerprint_model(make(0.25))
+
+
+def test_the_state_of_generators_and_locks_does_not_count():
+    model = holding(lambda value: [torch.Generator(), threading.Lock()])(0.5)
+    before = fingerprint_model(model)
+    model.held[0].manual_seed(3)
+    assert fingerprint_model(model) == before
 
 
 ODD_TENSORS = {
@@ -264,6 +389,11 @@ MAKERS = (
     lambda value: partial(F.cross_entropy, label_smoothing=value),
     lambda value: Loss([value, 1.0, 1.0]),
     lambda value: Loss([value, 1.0, 1.0]).method,
+    lambda value: nn.CrossEntropyLoss(label_smoothing=value),
+    nn.HuberLoss,
+    lambda value: scaled_loss({"cat", "cow", "emu", value}),
+    lambda value: scaled_loss(scaled_loss(value)),
+    lambda value: scaled_loss(SimpleNamespace(value=value)),
 )
 
 
