@@ -95,6 +95,33 @@ def test_gradients_that_are_accumulated_are_refused():
         finetune(tiny_classifier(), striped_images(8), accelerator=accelerator)
 
 
+_CALLBACK = """
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from layermerge.lending import train_in_place
+from networks import striped_images, tiny_classifier
+
+images, labels = striped_images(16)
+
+def train(network):
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    network, optimizer = accelerator.prepare(network, torch.optim.SGD(network.parameters(), 0.01))
+    accelerator.backward(F.cross_entropy(network(images), labels))
+    optimizer.step()
+
+model, plain = tiny_classifier(), tiny_classifier()
+train_in_place("train_fn", train, model)
+plain.load_state_dict(model.state_dict())
+assert torch.equal(model(images), plain(images))
+assert not torch.equal(tiny_classifier()(images), plain(images))
+"""
+
+
+def test_mixed_precision_of_a_callback_ends_with_it():
+    subprocess.run([sys.executable, "-c", _CALLBACK], check=True, cwd=HERE)
+
+
 _MIXED = """
 import torch
 from accelerate import Accelerator

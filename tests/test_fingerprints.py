@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -152,6 +152,7 @@ def known_again():
     return [*functions, *(fingerprint_model(make(0.5)) for make in HIDDEN.values())]
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_a_model_is_known_again_in_another_process():
     program = (
         "from networks import tiny_classifier; from test_fingerprints import as_traced, Negated;"
@@ -265,15 +266,100 @@ HIDDEN = {
 }
 
 
+class Times(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        return x * self.value
+
+
+def with_cached(value):
+    class Cached(nn.Module):
+        @cached_property
+        def p(self):
+            return value
+
+        @lru_cache  # noqa: B019
+        def q(self):
+            return value
+
+    return Cached()
+
+
+def with_named(value):
+    class Named(nn.Module):
+        class Settings:
+            k = value
+
+        def __len__(self):
+            return round(value * 100)
+
+    return Named()
+
+
+HIDDEN |= {
+    "traced": lambda value: torch.jit.trace(Times(value), torch.zeros(2)),
+    "scripted": lambda value: torch.jit.script(nn.Sequential(nn.Threshold(value, 0.0))),
+    "cached": with_cached,
+    "named": with_named,
+    "compiled": lambda value: torch.compile(hooked(value), backend="eager"),
+    "text": holding(lambda value: np.array(["a", str(value)])),
+    "dates": holding(lambda value: np.array([round(value * 100)], "datetime64[D]")),
+}
+
+
 class Size(Enum):
     SMALL, LARGE = 1, 2
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.parametrize("name", HIDDEN)
 def test_whatever_a_module_holds_counts(name):
     make = HIDDEN[name]
     assert fingerprint_model(make(0.5)) == fingerprint_model(make(0.5))
     assert fingerprint_model(make(0.5)) != fingerprint_model(make(0.25))
+
+
+class Awkward:
+    """Raises wherever it is looked at."""
+
+    def __init__(self):
+        self.__dict__["hidden"] = 1
+
+    @property
+    def hidden(self):
+        raise ValueError("hidden")
+
+    def __repr__(self):
+        raise ValueError("repr")
+
+
+def not_bound_yet():
+    def inner():
+        return later
+
+    if inner is None:
+        later = 1
+    return inner
+
+
+def test_what_raises_when_it_is_looked_at_is_no_obstacle():
+    make = holding(lambda value: [Awkward(), {Awkward}, not_bound_yet()])
+    assert fingerprint_model(make(0)) == fingerprint_model(make(0))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+@pytest.mark.parametrize("has_first", [False, True])
+def test_compiling_changes_nothing(has_first):
+    plain, compiled = tiny_classifier(), tiny_classifier()
+    before = fingerprint_model(plain)
+    assert fingerprint_model(torch.compile(plain, backend="eager")) == before
+    compiled.compile(backend="eager")
+    if has_first:
+        compiled(torch.zeros(1, 1, 8, 8))
+    assert fingerprint_model(compiled) == before
 
 
 def test_the_state_of_generators_and_locks_does_not_count():

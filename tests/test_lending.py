@@ -162,6 +162,24 @@ def test_parameters_that_were_replaced_are_those_of_before():
     assert network[0].weight is own
 
 
+class Frozen(dict):
+    """As a library's settings, which must not change."""
+
+    def update(self, *arguments):
+        raise TypeError("frozen")
+
+    clear = __setitem__ = update
+
+
+def test_attributes_that_must_not_change_are_left_alone():
+    network = tiny_classifier()
+    network.settings = settings = Frozen(a=1)
+    network.after = "this"
+    assert scored("score_fn", lambda network: 1.0, network) == 1.0
+    assert network.settings is settings == {"a": 1}
+    assert network.after == "this"
+
+
 def test_a_hook_from_before_can_still_be_removed():
     network, seen = tiny_classifier(), []
     handle = network.register_forward_hook(lambda *arguments: seen.append(1))

@@ -20,7 +20,7 @@ from layermerge.errors import InputError
 from layermerge.finetune_settings import DEFAULT_SETTINGS, FinetuneSettings
 from layermerge.fingerprints import fingerprint_model
 from layermerge.labels import check_labels, checked_batch, num_counted
-from layermerge.lending import training_kept
+from layermerge.lending import take_off_wrapper, training_kept
 from layermerge.model_checks import check_evaluation_mode
 from layermerge.progress import progress_bar
 from layermerge.seeding import seed_of_attempt, seeded
@@ -145,7 +145,7 @@ def finetune(
                     keep.write(training.state())
         training.finish()
     finally:
-        training.unwrap()
+        take_off_wrapper(model)
         model.eval()
     if is_main:
         keep.remove()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import inspect
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from types import CodeType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
@@ -25,8 +26,10 @@ _OF_ALL_MODULES = frozenset(vars(nn.Module()))
 _HOOKS = sorted(name for name in _OF_ALL_MODULES if name.endswith("_hooks"))
 _PRINTED = frozenset(sys.stdlib_module_names) - {"__main__"} | {"numpy"}
 """Packages whose objects say by their text what they are."""
-_CALLED = ("__call__", "__getattr__", "__getitem__")
-"""What may be called without its name."""
+_CODE = (FunctionType, staticmethod, classmethod, property)
+"""What counts of the names that Python itself gives to things of classes."""
+_PASSING = ("_compiled_call_impl", "_is_torch_compile", "_use_default_values")
+"""Of compiled modules, and of diffusers: others, or in another order, in each process."""
 
 
 def structure(module: nn.Module) -> str:
@@ -68,6 +71,7 @@ class _Fingerprints:
 
     def of(self, value: Any) -> str:
         """The fingerprint of a value."""
+        value = _before_compiling(value)
         if isinstance(value, _SIMPLE):
             return f"{type(value).__name__} {value!r}"
         if id(value) not in self._known:
@@ -82,6 +86,7 @@ class _Fingerprints:
     def _parts(self, value: Any) -> Iterator[str]:
         if isinstance(value, type):
             yield _name_of(value)
+            yield from self._class(value)
         elif isinstance(value, (Tensor, np.ndarray)):
             yield from self._array(value)
         elif isinstance(value, nn.Module):
@@ -96,24 +101,29 @@ class _Fingerprints:
             yield from map(self.of, (_name_of(type(value)), value.__func__))
         elif isinstance(value, property):
             yield from map(self.of, (value.fget, value.fset))
+        elif isinstance(value, functools.cached_property):
+            yield self.of(value.func)
         elif isinstance(value, Mapping):
             yield _name_of(type(value))
-            for key, each in sorted(value.items(), key=lambda item: lasting(repr(item[0]))):
-                yield from map(self.of, (key, each))
+            for key, each in sorted(value.items(), key=lambda item: _text(item[0])):
+                if key not in _PASSING:
+                    yield from map(self.of, (key, each))
         elif isinstance(value, (list, tuple, deque)):
             yield _name_of(type(value))
             yield from map(self.of, value)
         elif isinstance(value, (set, frozenset)):  # in another order in each process
-            yield from sorted(lasting(repr(each)) for each in value)
+            yield from sorted(map(_text, value))
         else:
             yield from self._object(value)
 
     def _array(self, value: Any) -> Iterator[str]:
         if isinstance(value, np.ndarray):
+            yield f"{value.dtype} {value.shape}"
             if value.dtype == object:
                 yield from map(self.of, value.flat)
-                return
-            value = torch.from_numpy(np.ascontiguousarray(value))
+            elif self._has_values:
+                yield hashlib.sha256(value.tobytes()).hexdigest()
+            return
         if self._has_values:
             digest = hashlib.sha256()
             add_to_digest(digest, str(value.requires_grad), value)
@@ -126,10 +136,16 @@ class _Fingerprints:
         attributes = vars(module)
         if isinstance(module, fx.GraphModule):
             yield module.code
+        elif isinstance(module, torch.jit.ScriptModule):
+            with suppress(RuntimeError):  # it has no forward
+                code, constants = module.code_with_constants
+                # Of several types of one name all but the first have a number.
+                yield re.sub(r"___torch_mangle_\d+\.", "", code)
+                yield self.of(constants.const_mapping)
         else:
             yield module.extra_repr()
             yield from self._class(type(module))
-            for name in sorted(attributes.keys() - _OF_ALL_MODULES):
+            for name in sorted(attributes.keys() - _OF_ALL_MODULES - {*_PASSING}):
                 yield from (name, self.of(attributes[name]))
         for name in _HOOKS:
             for hook in attributes.get(name, {}).values():
@@ -146,8 +162,10 @@ class _Fingerprints:
     def _function(self, function: FunctionType) -> Iterator[str]:
         yield _name_of(function)
         yield from _lines_of(function.__code__)
-        closure = inspect.getclosurevars(function).nonlocals
-        for part in (function.__defaults__, function.__kwdefaults__, closure, vars(function)):
+        for cell in function.__closure__ or ():
+            with suppress(ValueError):  # it is empty yet
+                yield self.of(cell.cell_contents)
+        for part in (function.__defaults__, function.__kwdefaults__, vars(function)):
             yield self.of(part)
 
     def _class(self, kind: type) -> Iterator[str]:
@@ -157,7 +175,7 @@ class _Fingerprints:
             if package == "torch" or package in _PRINTED:
                 continue
             for name, member in sorted(vars(base).items()):
-                if not name.startswith("__") or name in _CALLED:
+                if not name.startswith("__") or isinstance(member, _CODE):
                     yield from (name, self.of(member))
 
     def _object(self, value: Any) -> Iterator[str]:
@@ -165,19 +183,34 @@ class _Fingerprints:
         yield _name_of(kind)
         is_namespace = isinstance(value, (SimpleNamespace, argparse.Namespace))
         is_printed = kind.__module__.partition(".")[0] in _PRINTED and not is_namespace
-        names = [*getattr(value, "__dict__", ())]
-        names += [
-            name
-            for base in kind.__mro__
-            for name in _as_tuple(vars(base).get("__slots__", ()))
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name)
-        ]
-        if is_printed or isinstance(value, Enum) or not names:
-            yield lasting(repr(value))
+        held = dict(getattr(value, "__dict__", {}))
+        for base in kind.__mro__:
+            for name in _as_tuple(vars(base).get("__slots__", ())):
+                with suppress(AttributeError):  # it is not set
+                    held[name] = getattr(value, name)
+        if "__wrapped__" in held:
+            yield self.of(held["__wrapped__"])
+        elif is_printed or isinstance(value, Enum) or not held:
+            yield _text(value)
         else:
-            for name in sorted(names):
-                yield from (name, self.of(getattr(value, name)))
+            for name in sorted(held.keys() - {*_PASSING}):
+                yield from (name, self.of(held[name]))
         yield from self._class(kind)
+
+
+def _before_compiling(value: Any) -> Any:
+    """What was given to `torch.compile`."""
+    if isinstance(value, nn.Module):
+        return value._orig_mod if "dynamo_ctx" in vars(value) else value
+    return getattr(value, "_torchdynamo_orig_callable", value)
+
+
+def _text(value: Any) -> str:
+    """What an object says of itself, if it can."""
+    try:
+        return lasting(repr(value))
+    except Exception as error:  # of its own code
+        return type(error).__name__
 
 
 def _as_tuple(slots: Any) -> tuple[str, ...]:

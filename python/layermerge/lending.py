@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -86,9 +87,9 @@ def _is_same_memory(tensor: Tensor, data: Tensor) -> bool:
 
 
 def _contents(attributes: dict[str, Any]) -> dict[str, tuple[Any, dict[Any, Any] | None]]:
-    """Each attribute, and what it holds where it is a dictionary, as of hooks."""
+    """Each attribute, and what it holds where it is a plain dictionary, as of hooks."""
     return {
-        name: (value, dict(value) if isinstance(value, dict) else None)
+        name: (value, dict(value) if type(value) in (dict, OrderedDict) else None)
         for name, value in attributes.items()
     }
 
@@ -97,11 +98,11 @@ def _restore(
     attributes: dict[str, Any], contents: dict[str, tuple[Any, dict[Any, Any] | None]]
 ) -> None:
     attributes.clear()
-    for name, (value, held) in contents.items():
+    attributes.update((name, value) for name, (value, _) in contents.items())
+    for value, held in contents.values():
         if held is not None:  # the same dictionary: the handles of hooks refer to it
             value.clear()
             value.update(held)
-        attributes[name] = value
 
 
 def _copied(data: Tensor) -> Tensor | None:
@@ -126,6 +127,7 @@ def train_in_place(name: str, train_fn: Callable[[nn.Module], Any], network: nn.
     before, hooks = _tensors(network), _num_hooks(network)
     with modes_kept():
         check_in_place(name, train_fn(network), network)
+    take_off_wrapper(network)
     _check_same(name, before, _tensors(network))
     if _num_hooks(network) > hooks:
         raise TrainingError(
@@ -143,6 +145,17 @@ def _check_finite(module: nn.Module) -> None:
     for name, each in module.named_modules():
         if (bad := not_finite_statistics(each)) is not None:
             raise TrainingError(f"fine-tuning diverged: {bad} of {name!r} holds NaN or infinity")
+
+
+def take_off_wrapper(network: nn.Module) -> None:
+    """Give a network its own forward again, where accelerate left one in mixed precision."""
+    attributes = vars(network)
+    own = attributes.pop("_original_forward", None)
+    if own is None:
+        return
+    attributes.pop("forward", None)
+    if getattr(own, "__func__", None) is not type(network).forward:
+        attributes["forward"] = own
 
 
 def _num_hooks(network: nn.Module) -> int:

@@ -54,7 +54,6 @@ class Training:
         self.accelerator = accelerator
         self.history: list[Step] = []
         self.module = model
-        self._had_forward = "forward" in vars(model)
         optimizer, self.schedule = scheduled_optimizer(model, settings, steps)
         if accelerator is None:
             self.model, self.optimizer = model, optimizer
@@ -117,13 +116,6 @@ class Training:
         """Let the model have the averaged weights, if they are averaged."""
         if self.average is not None:
             self.module.load_state_dict(self.average.module.state_dict())
-
-    def unwrap(self) -> None:
-        """Take off the forward in mixed precision that `accelerate` gives a model."""
-        if self.accelerator is not None:
-            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-            if not self._had_forward:
-                vars(self.module).pop("forward", None)
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs."""
