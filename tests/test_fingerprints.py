@@ -310,6 +310,25 @@ HIDDEN |= {
 }
 
 
+class Attributes(dict):
+    """Settings whose names that are not there are None."""
+
+    __getattr__ = dict.get
+
+
+class Items(dict):
+    __getattr__ = dict.__getitem__
+
+
+HIDDEN |= {
+    "attributes": holding(lambda value: Attributes(p=value)),
+    "items": holding(lambda value: Items(p=value)),
+    "sets of sets": holding(lambda value: {frozenset({"u", "v", "w"}), frozenset({"a", value})}),
+    "operation": holding(lambda value: torch.ops.aten.relu if value > 0.3 else torch.ops.aten.elu),
+    "overload": holding(lambda value: [torch.ops.aten.relu.default, value]),
+}
+
+
 class Size(Enum):
     SMALL, LARGE = 1, 2
 

@@ -293,3 +293,15 @@ def test_all_subsets_of_a_residual_chain_compute_what_they_mean():
         value = value + block.branch(value) if kept[1] else value
         value = last(value) if kept[2] else value
         assert relative_error(model_output, value[:, :, 4:-4, 4:-4]) <= 1e-12
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_a_scripted_part_is_trained_without_a_trace_on_the_model():
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1)))
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), scripted, nn.Conv2d(3, 2, 3)).eval()
+    rewritten = rewrite(model, original_plan(trace(model, images(1, 3, 8, 8))))
+    assert all(parameter.is_leaf for parameter in rewritten.parameters())
+    optimizer = torch.optim.SGD(rewritten.parameters(), 0.1)
+    rewritten(images(1, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -106,13 +106,13 @@ class _Fingerprints:
         elif isinstance(value, Mapping):
             yield _name_of(type(value))
             for key, each in sorted(value.items(), key=lambda item: _text(item[0])):
-                if key not in _PASSING:
+                if not (isinstance(key, str) and key in _PASSING):
                     yield from map(self.of, (key, each))
         elif isinstance(value, (list, tuple, deque)):
             yield _name_of(type(value))
             yield from map(self.of, value)
         elif isinstance(value, (set, frozenset)):  # in another order in each process
-            yield from sorted(map(_text, value))
+            yield from sorted(map(self.of, value))
         else:
             yield from self._object(value)
 
@@ -202,7 +202,9 @@ def _before_compiling(value: Any) -> Any:
     """What was given to `torch.compile`."""
     if isinstance(value, nn.Module):
         return value._orig_mod if "dynamo_ctx" in vars(value) else value
-    return getattr(value, "_torchdynamo_orig_callable", value)
+    if isinstance(value, FunctionType):
+        return vars(value).get("_torchdynamo_orig_callable", value)
+    return value
 
 
 def _text(value: Any) -> str:

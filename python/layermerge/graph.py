@@ -177,7 +177,8 @@ def _capture(twin: nn.Module, arguments: dict[str, Tensor]) -> fx.GraphModule:
 
 def _copy(model: nn.Module, copied: Callable[[nn.Module], nn.Module]) -> nn.Module:
     try:
-        return copied(model)
+        with torch.no_grad():  # else a scripted copy is computed from the model
+            return copied(model)
     except Exception as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be copied ({why_not_copied(model) or error}), so that "
