@@ -341,6 +341,18 @@ def test_whatever_a_module_holds_counts(name):
     assert fingerprint_model(make(0.5)) != fingerprint_model(make(0.25))
 
 
+def test_operations_are_known_by_name_whatever_ran_before():
+    def of(operation):
+        return fingerprint_model(holding(lambda value: operation)(0))
+
+    before = of(torch.ops.aten.celu.default), of(torch.ops.aten.celu)
+    torch.ops.aten.celu.default(torch.zeros(1))
+    torch.ops.aten.celu.default(torch.zeros(1, device="meta"))
+    torch.ops.aten.celu.out(torch.zeros(1), out=torch.zeros(1))
+    assert (of(torch.ops.aten.celu.default), of(torch.ops.aten.celu)) == before
+    assert len({*before, of(torch.ops.aten.selu), of(torch.ops.aten.selu.default)}) == 4
+
+
 class Awkward:
     """Raises wherever it is looked at."""
 

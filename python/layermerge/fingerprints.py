@@ -91,6 +91,8 @@ class _Fingerprints:
             yield from self._array(value)
         elif isinstance(value, nn.Module):
             yield from self._module(value)
+        elif isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+            yield str(value)  # what else they hold is what was dispatched so far
         elif isinstance(value, FunctionType):
             yield from self._function(value)
         elif isinstance(value, MethodType):
