@@ -15,7 +15,7 @@ from layermerge.fingerprints import fingerprint_model
 from layermerge.importance import status
 from layermerge.importance.estimation import ENOUGH_FAILURES
 from layermerge.importance.search_options import SearchOptions
-from layermerge.latency.options import LatencyOptions
+from layermerge.latency.options import LatencyOptions, Roofline
 from layermerge.options import Options
 from layermerge.pipeline import compress
 from layermerge.search_space import SearchSpace
@@ -371,6 +371,7 @@ def test_bad_callbacks_are_refused_before_anything_is_trained(model, callbacks, 
     ("options", "message"),
     [
         ({"executor": "ray"}, r"executor must be an object such as Serial\(\), Processes"),
+        ({"seed": 2**32}, r"seed must be at most 2\^32 - 1, got 4294967296"),
         ({"search": "full"}, r"search must be SearchOptions\(...\), got 'full'"),
         ({"space": None}, r"space must be SearchSpace\(...\), got None"),
         ({"latency": LatencyOptions}, r"latency must be LatencyOptions\(...\), got <class"),
@@ -447,6 +448,12 @@ def test_weights_of_an_earlier_fine_tune_are_told(model, tmp_path, caplog):
     assert "give another study, or Options(finetuner=...) another name" in caplog.text
     run(model, study=study, finetune_fn=changed, options=replace(OPTIONS, finetuner="longer"))
     assert changed.count == 1
+
+
+def test_a_budget_leaves_a_margin_for_noise_where_there_is_any():
+    assert LATENCY.margin == LATENCY.target_rsd == 0.2
+    computed = LatencyOptions(backend="analytic", roofline=Roofline(1.0, 100.0))
+    assert computed.margin == 0
 
 
 @pytest.mark.parametrize("name", ["estimator", "finetuner"])

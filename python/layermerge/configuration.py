@@ -15,7 +15,8 @@ from torch import fx, nn
 
 from layermerge.values import lasting
 
-_OF_ALL_MODULES = frozenset(vars(nn.Module()))
+OF_ALL_MODULES = frozenset(vars(nn.Module()))
+"""Attributes that every module has."""
 _PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, Enum)
 
 
@@ -42,7 +43,7 @@ def _hidden(module: nn.Module) -> dict[str, str]:
     return {
         name: lasting(repr(value))
         for name, value in attributes
-        if name not in _OF_ALL_MODULES and _is_plain(value)
+        if name not in OF_ALL_MODULES and _is_plain(value)
     }
 
 

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from layermerge.configuration import OF_ALL_MODULES
 from layermerge.values import lasting
 from layermerge.weights import add_to_digest
 
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-_OF_ALL_MODULES = frozenset(vars(nn.Module()))
-_HOOKS = sorted(name for name in _OF_ALL_MODULES if name.endswith("_hooks"))
+_HOOKS = sorted(name for name in OF_ALL_MODULES if name.endswith("_hooks"))
 _PRINTED = frozenset(sys.stdlib_module_names) - {"__main__"} | {"numpy"}
 """Packages whose objects say by their text what they are."""
 _CODE = (FunctionType, staticmethod, classmethod, property)
@@ -147,7 +147,7 @@ class _Fingerprints:
         else:
             yield module.extra_repr()
             yield from self._class(type(module))
-            for name in sorted(attributes.keys() - _OF_ALL_MODULES - {*_PASSING}):
+            for name in sorted(attributes.keys() - OF_ALL_MODULES - {*_PASSING}):
                 yield from (name, self.of(attributes[name]))
         for name in _HOOKS:
             for hook in attributes.get(name, {}).values():

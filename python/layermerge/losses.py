@@ -92,7 +92,7 @@ class Loss:
             return 1.0, 1.0
         own = torch.tensor([num_counted(labels), len(labels)], device=labels.device)
         whole = self.accelerator.reduce(own, reduction="sum")
-        if not whole[0]:
+        if not whole[0]:  # the same error in each process
             check_range(labels, 0)
         of_labels, of_images = (own * processes / whole).tolist()
         return of_labels, of_images

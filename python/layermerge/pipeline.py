@@ -172,11 +172,10 @@ def compress(
             with stages.timed("importance"):
                 planner.plan(budget.resolve(predict_original_ns(profile)))
             with stages.timed("plan"):
-                # What is computed has no noise.
-                is_computed = options.latency.backend == "analytic"
-                margin = 0.0 if is_computed else options.latency.target_rsd
                 measure = partial(_measure_plan, model, base, example_inputs, store, options)
-                plan = plan_within_budget(profile, planner.plan, budget, measure, margin=margin)
+                plan = plan_within_budget(
+                    profile, planner.plan, budget, measure, margin=options.latency.margin
+                )
         with stages.timed("finetune"):
             start = _start(model, network, plan, calibration, options)
             trained = _finetune(start, plan, tune, store, options)

@@ -115,8 +115,6 @@ def tabulate(
         If the two are of different networks or candidate spaces.
     """
     scores.check_network(profile.space.network.fingerprint)
-    for candidate in profile.space.candidates:
-        scores.delta(candidate)  # refuses scores of another space
     candidates = tuple(
         candidate
         for candidate in profile.space.candidates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,9 +80,14 @@ def _resized(value: Tensor, size: int, wanted: int) -> Tensor:
 def _noise_like(value: Tensor, generator: torch.Generator, *, is_positive: bool) -> Tensor:
     if not value.is_floating_point():
         return value.clone()
+    return noise(value.shape, generator, is_positive=is_positive).to(value)
+
+
+def noise(shape: Sequence[int], generator: torch.Generator, *, is_positive: bool) -> Tensor:
+    """Normal random numbers, or ones between 1/2 and 3/2 where a network takes no others."""
     if is_positive:
-        return (0.5 + torch.rand(value.shape, generator=generator)).to(value)
-    return torch.randn(value.shape, generator=generator).to(value)
+        return 0.5 + torch.rand(shape, generator=generator, dtype=torch.float32)
+    return torch.randn(shape, generator=generator, dtype=torch.float32)
 
 
 def _first_line(error: Exception) -> str:

@@ -102,8 +102,10 @@ def classification(
         raise InputError(f"features names {missing[0]!r}, which is no module of the model")
     calibration = _first_batches(dataset.train, probe.seed)
     _check_classes(model, dataset, calibration)
-    data = {"dataset": dataset.name, "batches": _fingerprint(dataset, "train", probe.seed)}
-    held_out = _fingerprint(dataset, "validation", probe.seed)
+    batches = _fingerprint(dataset, "train", calibration, probe.seed)
+    data = {"dataset": dataset.name, "batches": batches}
+    held_out = _first_batches(dataset.validation, probe.seed)
+    validation = _fingerprint(dataset, "validation", held_out, probe.seed)
     return Recipe(
         partial(score_classification, batches=dataset.validation),
         partial(_train, dataset, probe),
@@ -111,7 +113,7 @@ def classification(
             _finetune, dataset, final, model, _files(folder, tensorboard=tensorboard), progress
         ),
         partial(score_classification, batches=dataset.test),
-        json.dumps({**data, "validation": held_out, "probe": probe.fingerprint}),
+        json.dumps({**data, "validation": validation, "probe": probe.fingerprint}),
         json.dumps({**data, "final": final.fingerprint, "teacher": fingerprint_model(model)}),
         "accuracy",
         calibration,
@@ -148,12 +150,10 @@ def _first_batches(batches: Iterable[Batch], seed: int) -> tuple[Batch, ...]:
         return tuple(islice(batches, CALIBRATION_BATCHES))
 
 
-def _fingerprint(dataset: Dataset, part: str, seed: int) -> str | None:
-    """What tells other data of the same name apart, if one seed draws one and the same."""
-    found, again = (
-        fingerprint_batches(_first_batches(getattr(dataset, part), seed)) for _ in range(2)
-    )
-    if found == again:
+def _fingerprint(dataset: Dataset, part: str, first: Sequence[Batch], seed: int) -> str | None:
+    """What tells other data of the same name apart, if one seed draws the first batches again."""
+    found = fingerprint_batches(first)
+    if fingerprint_batches(_first_batches(getattr(dataset, part), seed)) == found:
         return found
     _log.warning(
         "the part %s of %s gives other batches with the same seed: what a study holds is known by "

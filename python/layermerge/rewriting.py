@@ -16,6 +16,7 @@ from layermerge.halo import move_padding
 from layermerge.model_checks import check_model
 from layermerge.network import InputSpec, Network, Segment
 from layermerge.plan import Plan, PlannedSegment
+from layermerge.probing import noise
 from layermerge.regions import region_between
 from layermerge.tracing import trace_graph
 from layermerge.unused import delete_unused
@@ -136,11 +137,7 @@ def _example_tensor(
     dtype = getattr(torch, spec.dtype)
     if generator is None or not dtype.is_floating_point:
         return torch.full(spec.shape, int(is_positive), dtype=dtype)
-    if is_positive:
-        values = 0.5 + torch.rand(spec.shape, generator=generator, dtype=torch.float32)
-    else:
-        values = torch.randn(spec.shape, generator=generator, dtype=torch.float32)
-    return values.to(dtype)
+    return noise(spec.shape, generator, is_positive=is_positive).to(dtype)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -169,8 +169,8 @@ class ImportanceScores:
             )
 
     def is_available(self, candidate: Candidate) -> bool:
-        """Whether the candidate may be chosen: it is original, or has a score."""
-        return candidate.is_original or candidate.key in self.raw
+        """Whether the candidate may be chosen: it is original, or has a score; see `delta`."""
+        return self.delta(candidate) > -math.inf
 
     def delta(self, candidate: Candidate) -> float:
         """Change Δ of the score; 0 for an original layer, -inf for one that is not available.

@@ -144,5 +144,10 @@ class LatencyOptions:
         """When a measurement is done."""
         return Precision(self.target_rsd, self.max_seconds)
 
+    @property
+    def margin(self) -> float:
+        """Part of a budget that is left for noise, of which what is computed has none."""
+        return 0.0 if self.backend == "analytic" else self.target_rsd
+
 
 DEFAULT_OPTIONS = LatencyOptions()
